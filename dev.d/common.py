@@ -71,8 +71,9 @@ def root_prefix() -> list[str]:
     """The words to put before a command that needs root: none for root, ``sudo -n`` otherwise."""
     if os.geteuid() == 0:
         return []
-    if shutil.which("sudo") and subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode == 0:
-        return ["sudo", "-n"]
+    sudo = ["sudo", "-n"]
+    if shutil.which("sudo") and subprocess.run([*sudo, "true"], capture_output=True, check=False).returncode == 0:
+        return sudo
     raise Trouble("this needs root, and sudo without a password is not possible here: run it as root.")
 
 
@@ -160,7 +161,8 @@ def apt_install(names: Iterable[str] = PACKAGES) -> list[str]:
             quiet = {"DEBIAN_FRONTEND": "noninteractive"}
             apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"]
             run([*apt, "update"], root=True, env=quiet, capture=True)
-            run([*apt, "install", "--no-install-recommends", *missing], root=True, env=quiet, capture=True, timeout=1200)
+            apt += ["install", "--no-install-recommends"]
+            run([*apt, *missing], root=True, env=quiet, capture=True, timeout=1200)
             with open(WORK / "apt-installed", "a", encoding="ascii") as told:
                 told.writelines(f"{name}\n" for name in missing)
     return missing
@@ -188,8 +190,9 @@ def venv() -> Path:
         say(f"installing tests/requirements.txt with pip into {VENV.relative_to(ROOT)}")
         if not python.exists():
             run([SYSTEM_PYTHON, "-m", "venv", VENV], capture=True)
-        pip = [python, "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check"]
-        run([*pip, "-r", wanted[0], "-c", wanted[1]], capture=True, timeout=1200)
+        pip: list[str | Path] = [python, "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check"]
+        requirements, constraints = wanted
+        run([*pip, "-r", requirements, "-c", constraints], capture=True, timeout=1200)
         (modules,) = VENV.glob("lib/python3*/site-packages")
         (modules / "system-bindings.pth").write_text(f"{SYSTEM_MODULES}\n", encoding="ascii")
         stamp.write_text(digest, encoding="ascii")
