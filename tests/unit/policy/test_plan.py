@@ -69,6 +69,7 @@ def test_only_what_was_set_is_compared():
     assert found.add("labels", {}, {"tier": "fast"}) is True
     assert found
     assert found.names() == ["owner", "labels"]
-    assert "owner" in found and "autostart" not in found
+    assert "owner" in found
+    assert "autostart" not in found
     assert found.before == {"owner": None, "labels": {"tier": "fast"}}
     assert found.after == {"owner": 0, "labels": {}}

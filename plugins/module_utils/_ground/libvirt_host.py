@@ -1,0 +1,315 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The libvirt of this host: its storage pools, and the guests that use a volume.
+
+Nothing here makes libvirt read a volume's format: volumes are not looked up, described, created, cloned or
+resized through libvirt, for it learns what they are by looking inside, where a guest can write. Pools, domains
+and their XML are all that is asked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+from .errors import BadInput, Busy, InUse, MissingRequirement, NotFound, OutOfSpace, StorageError
+
+try:
+    import libvirt  # type: ignore[import-untyped,unused-ignore]
+except ImportError:
+    libvirt = None
+
+_LIBVIRT_ERRORS: tuple[type[Exception], ...] = (libvirt.libvirtError,) if libvirt else ()
+SYSTEM = "qemu:///system"
+REFRESH_TRIES = 10
+REFRESH_PAUSE = 0.5
+"""Seconds between two tries to refresh a pool that is busy with another job."""
+
+
+class NoDaemon(StorageError):
+    """Nothing listens on libvirt's socket: it is not installed, or not started yet."""
+
+
+@dataclass(frozen=True)
+class PoolStatus:
+    """A pool as libvirt sees it. Sizes are bytes, as of libvirt's own last look; ``xml`` is what it starts with."""
+
+    name: str
+    uuid: str
+    active: bool
+    persistent: bool
+    autostart: bool
+    capacity: int
+    allocation: int
+    available: int
+    xml: str
+
+
+@dataclass(frozen=True)
+class Use:
+    """A disk of a guest, or a link of its backing chain.
+
+    ``state`` is ``running``, ``paused``, ``saved`` (managed save: the guest's memory still counts on the disk) or
+    ``off``. ``source`` is a path, or ``pool/image`` for a network disk.
+    """
+
+    domain: str
+    state: str
+    target: str
+    source: str
+
+    @property
+    def live(self) -> bool:
+        """Whether the guest holds the disk now, or goes on with it when it is restored."""
+        return self.state != "off"
+
+    def __str__(self) -> str:
+        return f"{self.domain} ({self.state}, {self.target})"
+
+
+class Host:
+    """A connection to the libvirt daemon of this host.
+
+    Every method raises a `StorageError` that says what libvirt could not do, and `NotFound` only where libvirt
+    itself said that there is no such pool or domain.
+    """
+
+    def __init__(self, uri: str = SYSTEM) -> None:
+        """Connect; raises `MissingRequirement` without the bindings and `NoDaemon` where nobody listens."""
+        if urlsplit(uri).hostname:
+            raise BadInput(
+                f"The URI {uri!r} names another host: the paths of a pool are looked at on the host that the task "
+                "runs on, so give a local URI such as qemu:///system and run the task on that host."
+            )
+        if libvirt is None:
+            raise MissingRequirement(
+                "The Python bindings of libvirt are missing: install python3-libvirt with apt or dnf.",
+                packages=["python3-libvirt"],
+            )
+        libvirt.registerErrorHandler(_silent, None)
+        self.uri = uri
+        with _told(f"connect to {uri}"):
+            self._connection = libvirt.open(uri)
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; what was started stays as it is."""
+        self._connection.close()
+
+    # Pools
+
+    def pools(self) -> list[PoolStatus]:
+        """All pools, defined or only running, by name."""
+        with _told("list the storage pools"):
+            pools = self._connection.listAllStoragePools(0)
+        found = []
+        for pool in pools:
+            try:
+                found.append(self._status(pool))
+            except NotFound:
+                continue  # went between the listing and the look
+        return sorted(found, key=lambda status: status.name)
+
+    def pool(self, name: str) -> PoolStatus:
+        """The pool of that name, or `NotFound`."""
+        return self._status(self._pool(name))
+
+    def define(self, xml: str) -> None:
+        """Store a pool's definition. With the UUID of a pool that exists, that pool's is replaced."""
+        with _told("define the storage pool"):
+            self._connection.storagePoolDefineXML(xml, 0)
+
+    def start(self, name: str) -> None:
+        """Start a pool; it is refreshed by that. Where somebody else was faster, that is all right."""
+        with _told(f"start pool {name}"):
+            pool = self._pool(name)
+            if not pool.isActive():
+                pool.create(0)
+
+    def stop(self, name: str) -> None:
+        """Stop a pool. Its volumes stay, and so do guests that use them; a pool that libvirt mounted is unmounted."""
+        with _told(f"stop pool {name}"):
+            pool = self._pool(name)
+            if pool.isActive():
+                pool.destroy()
+
+    def undefine(self, name: str) -> None:
+        """Forget a stopped pool. Its volumes stay."""
+        with _told(f"undefine pool {name}"):
+            self._pool(name).undefine()
+
+    def set_autostart(self, name: str, autostart: bool) -> None:
+        """Whether libvirt starts the pool when it starts itself."""
+        with _told(f"set autostart of pool {name}"):
+            self._pool(name).setAutostart(int(autostart))
+
+    def refresh(self, name: str) -> None:
+        """Have libvirt list the pool's volumes anew; raises `Busy` while another job keeps the pool."""
+        for attempt in range(REFRESH_TRIES):
+            try:
+                with _told(f"refresh pool {name}"):
+                    self._pool(name).refresh(0)
+                    return
+            except Busy:
+                if attempt == REFRESH_TRIES - 1:
+                    raise
+                time.sleep(REFRESH_PAUSE)
+
+    def _pool(self, name: str) -> Any:
+        with _told(f"look up pool {name}"):
+            return self._connection.storagePoolLookupByName(name)
+
+    def _status(self, pool: Any) -> PoolStatus:
+        with _told(f"describe pool {pool.name()}"):
+            persistent = bool(pool.isPersistent())
+            _, capacity, allocation, available = pool.info()
+            return PoolStatus(
+                name=pool.name(),
+                uuid=pool.UUIDString(),
+                active=bool(pool.isActive()),
+                persistent=persistent,
+                autostart=bool(pool.autostart()),
+                capacity=capacity,
+                allocation=allocation,
+                available=available,
+                xml=pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE if persistent else 0),
+            )
+
+    # Guests
+
+    def uses(self) -> list[Use]:
+        """Every source of every disk of every guest, backing chains included, running and as defined."""
+        with _told("list the guests"):
+            domains = self._connection.listAllDomains(0)
+        pools = {status.name: _target(status.xml) for status in self.pools()}
+        found: list[Use] = []
+        for domain in domains:
+            try:
+                found.extend(self._uses_of(domain, pools))
+            except NotFound:
+                continue  # undefined between the listing and the look
+        return found
+
+    def users_of(self, path: str) -> list[Use]:
+        """The uses of the file or device at ``path``, by whatever name: the same inode or device number counts."""
+        return using(self.uses(), path)
+
+    def block_resize(self, domain: str, target: str, size: int) -> int:
+        """Tell a running guest that its disk has ``size`` bytes now; gives the size in bytes that it then has.
+
+        Only grows: a guest that sees ``size`` bytes or more is left alone. Libvirt's call would shrink too, so
+        whoever calls holds the disk's lock.
+        """
+        with _told(f"grow {target} of {domain}"):
+            guest = self._connection.lookupByName(domain)
+            if not guest.isActive():
+                raise InUse(f"The guest {domain} is not running: its disk {target} is grown as a file.", domain=domain)
+            if guest.blockInfo(target, 0)[0] < size:
+                guest.blockResize(target, size, libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+            seen: int = guest.blockInfo(target, 0)[0]
+            return seen
+
+    def _uses_of(self, domain: Any, pools: dict[str, str]) -> list[Use]:
+        with _told(f"describe guest {domain.name()}"):
+            name, state = domain.name(), _state(domain)
+            found = _disks(name, state, domain.XMLDesc(0), pools)
+            if domain.isActive() and domain.isPersistent():
+                found += _disks(name, "off", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), pools)
+            return list(dict.fromkeys(found))
+
+
+def using(uses: list[Use], path: str) -> list[Use]:
+    """Those of ``uses`` that are of the file or device at ``path``, whatever it is called there."""
+    wanted = _identity(path)
+    return [use for use in uses if _identity(use.source) == wanted]
+
+
+def beneath(uses: list[Use], folder: str) -> list[Use]:
+    """Those of ``uses`` whose source lies under ``folder``."""
+    root = os.path.join(os.path.realpath(folder), "")
+    return [use for use in uses if use.source.startswith("/") and os.path.realpath(use.source).startswith(root)]
+
+
+def _identity(path: str) -> tuple[Any, ...]:
+    """What makes two paths the same volume: the device number of a device, the inode of a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ("path", os.path.normpath(path))
+    if status.st_rdev:
+        return ("device", status.st_rdev)
+    return ("inode", status.st_dev, status.st_ino)
+
+
+def _state(domain: Any) -> str:
+    if not domain.isActive():
+        return "saved" if domain.hasManagedSaveImage(0) else "off"
+    paused = (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PMSUSPENDED)
+    return "paused" if domain.state(0)[0] in paused else "running"
+
+
+def _disks(name: str, state: str, xml: str, pools: dict[str, str]) -> list[Use]:
+    found = []
+    for disk in ElementTree.fromstring(xml).iterfind("./devices/disk"):
+        target = disk.find("target")
+        shown = target.get("dev", "") if target is not None else ""
+        for source in disk.iter("source"):
+            where = _source(source, pools)
+            if where:
+                found.append(Use(name, state, shown, where))
+    return found
+
+
+def _source(source: ElementTree.Element, pools: dict[str, str]) -> str:
+    if source.get("volume"):
+        return os.path.join(pools.get(source.get("pool", ""), ""), source.get("volume", ""))
+    return source.get("file") or source.get("dev") or source.get("name") or ""
+
+
+def _target(xml: str) -> str:
+    return ElementTree.fromstring(xml).findtext("./target/path") or ""
+
+
+def _silent(_context: Any, _error: Any) -> None:
+    """Libvirt's own handler prints every error; they are raised here."""
+
+
+@contextmanager
+def _told(doing: str) -> Iterator[None]:
+    """Turn what libvirt raises into a member of the family."""
+    try:
+        yield
+    except _LIBVIRT_ERRORS as error:
+        raise _translated(doing, error) from error
+
+
+def _translated(doing: str, error: Any) -> StorageError:
+    code, system = error.get_error_code(), error.get_int1()
+    text = " ".join((error.get_error_message() or "").split())
+    facts = {"libvirt_code": code}
+    if code in (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_DOMAIN):
+        return NotFound(f"Libvirt could not {doing}: {text}.", **facts)
+    if error.get_error_domain() == libvirt.VIR_FROM_RPC and system in (errno.ENOENT, errno.ECONNREFUSED):
+        return NoDaemon(f"Libvirt could not {doing}: {text}; install it, or start libvirtd or virtstoraged.", **facts)
+    kind: Callable[..., StorageError] = StorageError
+    if code == libvirt.VIR_ERR_SYSTEM_ERROR and system == errno.ENOSPC:
+        kind = OutOfSpace
+    if "asynchronous jobs running" in text:  # comes as an internal error, with nothing else to know it by
+        kind = Busy
+    return kind(f"Libvirt could not {doing}: {text}.", **facts)
