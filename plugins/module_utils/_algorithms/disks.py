@@ -1,0 +1,270 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The disks of instances: make, adopt, grow, flatten, delete. Written once, for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NotFound, StorageError
+from .._ground.ops import Outcome
+from .._records.contract import Listing
+from .._records.types import USABLE, Disk, Image, State, Volume, disk_id
+from . import rules
+from .cache import look_up
+from .pool import Pool, finish, outlived, settle, state_of, take_over, withdraw
+
+ATTEMPTS = 5
+"""How often a disk is begun anew under another name before we say that the pool is too busy."""
+
+
+@dataclass(frozen=True)
+class DiskWish:
+    """A disk that is wanted. Exactly one of ``image_key``, ``source``, ``native`` says where its content comes
+    from; none of them means a blank disk.
+
+    ``size`` in bytes; 0 means the image's own size. ``how`` names a way of cloning the backend offers.
+    ``native`` with ``name`` and ``format`` is a volume to adopt, ``backing`` the image that it stands on.
+    """
+
+    instance: str
+    role: str
+    size: int = 0
+    image_key: str = ""
+    how: str = ""
+    source: Any = None
+    native: str = ""
+    name: str = ""
+    format: str = ""
+    backing: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A ready disk, and whether this call made it."""
+
+    disk: Disk
+    made: bool
+
+
+async def make(pool: Pool, wish: DiskWish) -> Made:
+    """The disk of ``wish.instance`` and ``wish.role``: the one there is, or a new one.
+
+    Both the record and the reference to the image stand before the listing that permits the volume.
+    """
+    why: str | None = None
+    for _attempt in range(ATTEMPTS):
+        standing = await _clear_slot(pool, wish)
+        if standing is not None:
+            return Made(standing, made=False)
+        image = await _image(pool, wish)
+        disk = await _record(pool, wish, image)
+        await pool.records.create(disk, State.PENDING)
+        if disk.backing is not None:
+            await pool.records.refer(disk.backing, disk.id)
+        listing = await pool.records.states()
+        why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+        if why is None:
+            try:
+                await pool.records.sync()
+                outcome = await _volume(pool, wish, disk, image)
+            except StorageError:
+                await withdraw(pool, disk, State.PENDING)
+                raise
+            if outcome and await settle(pool, disk, State.PENDING, State.READY):
+                return Made(disk, made=True)
+            why = outcome.why or "it was taken for dead and reclaimed"
+        await withdraw(pool, disk, State.PENDING)
+        await pool.host.sleep(0.05 * (_attempt + 1))
+    raise Busy(
+        "The disk %s of %s could not be made in pool %s in %d attempts: %s. Run the task again."
+        % (wish.role, wish.instance, pool.name, ATTEMPTS, why)
+    )
+
+
+async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
+    """The disk that stands in the wished place, if any. What a dead owner left there is taken over."""
+    listing = await pool.records.states()
+    for record_id in listing.slot(wish.instance, wish.role):
+        state = listing.state(record_id)
+        disk = await pool.records.read(record_id)
+        if not isinstance(disk, Disk):
+            continue
+        if state in USABLE:
+            await pool.records.sync()
+            return disk
+        if state is State.PENDING and await outlived(pool, disk.owner):
+            await take_over(pool, disk, State.PENDING)
+        elif state is State.DELETING:
+            await pool.records.sync()
+            await finish(pool, disk, State.DELETING)
+    return None
+
+
+async def _image(pool: Pool, wish: DiskWish) -> Image | None:
+    """The image to clone, chosen anew at each attempt."""
+    if not wish.image_key:
+        return None
+    image = await look_up(pool, wish.image_key)
+    if image is None:
+        raise NotFound(f"Pool {pool.name} has no ready image {wish.image_key}: bring it in with cached_image first.")
+    return image
+
+
+async def _record(pool: Pool, wish: DiskWish, image: Image | None) -> Disk:
+    """The body of a new disk, under a name that no disk ever had."""
+    record_id = disk_id(wish.instance, wish.role, await pool.host.fresh())
+    capabilities = pool.capabilities
+    how, size, backing, origin = (
+        wish.how,
+        wish.size,
+        wish.backing or None,
+        dict(wish.origin),
+    )
+    format = wish.format or next(iter(capabilities.disk_names))
+    if image is not None:
+        how = how or capabilities.default_clone
+        stat = await pool.volumes.stat(image.volume)
+        if stat is None:
+            raise LostMetadata(
+                f"The image {image.id} of pool {pool.name} is recorded as ready, but its volume is missing: bring the volume back or "
+                "remove the image."
+            )
+        size = _size_for(wish, image, stat.size)
+        format = capabilities.clones[how]
+        backing = image.id
+        origin.update(image=image.id, key=image.key, name=image.name)
+    volume = Volume(wish.name, format, wish.native) if wish.native else capabilities.disk_volume(record_id, format)
+    return Disk(
+        id=record_id,
+        instance=wish.instance,
+        role=wish.role,
+        size=size,
+        volume=volume,
+        created=await pool.host.now(),
+        owner=pool.owner,
+        backing=backing,
+        strategy="adopt" if wish.native else how or ("copy" if wish.source is not None else "blank"),
+        reason=capabilities.clone_reasons.get(how, ""),
+        origin=origin,
+    )
+
+
+def _size_for(wish: DiskWish, image: Image, image_size: int) -> int:
+    if wish.size and wish.size < image_size:
+        raise BadInput(
+            "The disk %s of %s is to have %d bytes, but its image %s has %d: ask for at least that size."
+            % (wish.role, wish.instance, wish.size, image.name, image_size)
+        )
+    return wish.size or image_size
+
+
+async def _named_by_another(pool: Pool, disk: Disk, listing: Listing) -> str | None:
+    """For an adoption: why the volume is not free to be adopted. A record that cannot be read may name it."""
+    if not rules.is_adoption(disk):
+        return None
+    for record_id, state in listing.states.items():
+        if record_id == disk.id or state in (State.GONE, State.RELEASED):
+            continue
+        try:
+            other = await pool.records.read(record_id)
+        except LostMetadata:
+            return f"the record of {record_id} cannot be read and may name the same volume"
+        if other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:
+            return f"{record_id} already names the volume {disk.volume}"
+    return None
+
+
+async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -> Outcome:
+    """Make the volume that the record promises."""
+    if wish.native:
+        return await pool.volumes.adopt(wish.native, disk.volume)
+    if image is not None:
+        return await pool.volumes.clone(image.volume, disk.volume, disk.size, disk.strategy)
+    if wish.source is not None:
+        facts: dict[str, Any] = await pool.volumes.fill(disk.volume, wish.source)
+        await pool.records.note(disk.id, "seal", facts)
+        return await pool.volumes.grow(disk.volume, max(disk.size, int(facts["size"])))
+    return await pool.volumes.allocate(disk.volume, disk.size)
+
+
+async def grow(pool: Pool, disk: Disk, size: int) -> bool:
+    """Make the disk ``size`` bytes; never smaller. Whether anything changed."""
+    stat = await pool.volumes.stat(disk.volume)
+    if stat is None:
+        raise LostMetadata(f"The disk {disk.id} is recorded as ready, but its volume {disk.volume} is missing.")
+    if size < stat.size:
+        raise BadInput(
+            "The disk %s of %s has %d bytes and cannot shrink to %d: ask for at least its size."
+            % (disk.role, disk.instance, stat.size, size)
+        )
+    if size == stat.size:
+        return False
+    outcome = await pool.volumes.grow(disk.volume, size)
+    if not outcome:
+        raise StorageError(f"The disk {disk.role} of {disk.instance} cannot grow: {outcome.why}.")
+    return outcome.kind == "done"
+
+
+async def flatten(pool: Pool, disk: Disk) -> bool:
+    """Make the disk independent of its image. Whether anything changed.
+
+    The data is durable before the state says ``flat``; the reference goes last.
+    """
+    state = await state_of(pool, disk.id)
+    if state is State.READY and disk.backing is not None:
+        outcome = await pool.volumes.flatten(disk.volume)
+        if not outcome:
+            raise InUse(
+                f"The disk {disk.role} of {disk.instance} cannot be flattened: {outcome.why}. Stop the guest and run the task again."
+            )
+        if not await pool.records.swap(disk.id, State.READY, State.FLAT):
+            state = await state_of(pool, disk.id)
+            if state is not State.FLAT:
+                raise NotFound(f"The disk {disk.id} was removed while it was flattened.")
+        await pool.records.unrefer(disk.backing, disk.id)
+        return True
+    if state is State.FLAT and disk.backing is not None:
+        await pool.records.sync()
+        await pool.records.unrefer(disk.backing, disk.id)
+    return False
+
+
+async def delete(pool: Pool, disk: Disk) -> bool:
+    """Remove the disk. Whether it was there. Refused while anything uses it."""
+    users = await pool.volumes.users(disk.volume)
+    if users:
+        raise InUse(
+            f"The disk {disk.role} of {disk.instance} is in use ({users}): stop what uses it, then remove it.",
+            volume=disk.volume.name,
+        )
+    while True:
+        state = await state_of(pool, disk.id)
+        if state is State.DELETING:
+            await pool.records.sync()
+            await finish(pool, disk, State.DELETING)
+            return True
+        if state not in USABLE or state is None:
+            return False
+        if await pool.records.swap(disk.id, state, State.DELETING):
+            await finish(pool, disk, State.DELETING)
+            return True
+
+
+async def release(pool: Pool, disk: Disk) -> bool:
+    """Stop managing the disk and keep its data. Only a disk that needs no image can go without one's record."""
+    state = await state_of(pool, disk.id)
+    if state not in USABLE or state is None:
+        return False
+    if state is State.READY and disk.backing is not None:
+        raise InUse(
+            f"The disk {disk.role} of {disk.instance} needs the image {disk.backing}, which would be pruned under it: flatten the disk first."
+        )
+    return bool(await pool.records.swap(disk.id, state, State.RELEASED))

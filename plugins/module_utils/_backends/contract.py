@@ -1,0 +1,139 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The volume contract: what a backend does for the algorithms, as operations.
+
+Names are fresh, so no two actors ever make the same volume. Mutators are durable when they return. Formats come
+from records; only ``stat`` of a volume that the record calls qcow2 reads its header, and no primitive ever looks
+into data to learn what it is. A backend is a class with a method for each operation, same name, same arguments
+(and ``<name>_all`` for those that gain from a batch), plus ``capabilities()``. It passes ``tests/contract``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._ground.ops import Facts, Op, Outcome
+from .._records.types import Volume
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend offers, as data.
+
+    ``image_name`` and the values of ``disk_names`` are patterns with ``{id}``; ``clones`` maps each way of cloning
+    to the format of the disk it makes, the default first.
+    """
+
+    backend: str
+    image_name: str
+    disk_names: Mapping[str, str]
+    clones: Mapping[str, str]
+    clone_reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def image_volume(self, record_id: str) -> Volume:
+        """Where a new image goes."""
+        return Volume(self.image_name.format(id=record_id), "raw")
+
+    def disk_volume(self, record_id: str, format: str) -> Volume:
+        """Where a new disk goes."""
+        return Volume(self.disk_names[format].format(id=record_id), format)
+
+    @property
+    def default_clone(self) -> str:
+        """How disks are cloned where nothing is said."""
+        return next(iter(self.clones))
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A volume's size and allocation in bytes, its lasting native id, and the backing it points to, if any."""
+
+    size: int
+    allocated: int
+    native: str
+    backing: str | None = None
+
+
+@dataclass(frozen=True)
+class Users:
+    """Who uses a volume. ``unknown`` counts as used: it says why it could not be told."""
+
+    by: tuple[str, ...] = ()
+    unknown: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.by or self.unknown)
+
+    def __str__(self) -> str:
+        return ", ".join(self.by) or self.unknown or "nobody"
+
+
+class Volumes:
+    """The volumes of one pool, for algorithms to await."""
+
+    def __init__(self, pool: str) -> None:
+        self._pool = pool
+
+    def _op(self, primitive: str, *args: Any, writes: bool = True) -> Op[Any]:
+        return Op(self._pool, "volumes", primitive, args, writes)
+
+    def inventory(self) -> Op[Mapping[str, str]]:
+        """Every volume of the pool: name to native id. Fresh, not atomic; reads no data."""
+        return self._op("inventory", writes=False)
+
+    def stat(self, volume: Volume) -> Op[Stat | None]:
+        """The volume as it is now, or None where there is none."""
+        return self._op("stat", volume, writes=False)
+
+    def allocate(self, volume: Volume, size: int) -> Op[Outcome]:
+        """A new blank volume of ``size`` bytes that reads as zeroes. Exclusive."""
+        return self._op("allocate", volume, size)
+
+    def fill(self, volume: Volume, source: Any) -> Op[Facts]:
+        """A new volume with the content of ``source``; gives its facts (size, digests). Not atomic:
+        what a broken fill leaves is removed, never resumed. Raises UnsafeImage, SourceError, OutOfSpace."""
+        return self._op("fill", volume, source)
+
+    def digest(self, volume: Volume) -> Op[str]:
+        """The content digest of a sealed image, read anew."""
+        return self._op("digest", volume, writes=False)
+
+    def seal(self, volume: Volume) -> Op[Outcome]:
+        """The volume cannot be changed from now on. Idempotent."""
+        return self._op("seal", volume)
+
+    def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Op[Outcome]:
+        """A new volume of ``size`` bytes that begins with the image's content. Exclusive; refused where the image
+        is larger than ``size`` or does not exist."""
+        return self._op("clone", image, volume, size, how)
+
+    def grow(self, volume: Volume, size: int) -> Op[Outcome]:
+        """Make the volume ``size`` bytes: never smaller, new space reads as zeroes, idempotent. In use is no bar:
+        whoever has the volume open is told the new size."""
+        return self._op("grow", volume, size)
+
+    def flatten(self, volume: Volume) -> Op[Outcome]:
+        """The volume needs no backing on return. Restartable. Refused while it is in use."""
+        return self._op("flatten", volume)
+
+    def adopt(self, native: str, volume: Volume) -> Op[Outcome]:
+        """Give the volume that is ``native`` its place under our name, no byte touched. Idempotent."""
+        return self._op("adopt", native, volume)
+
+    def users(self, volume: Volume) -> Op[Users]:
+        """Who uses the volume, on any host, by whatever path."""
+        return self._op("users", volume, writes=False)
+
+    def remove(self, volume: Volume) -> Op[Outcome]:
+        """No such volume on return; ALREADY where there was none; refused while it is in use."""
+        return self._op("remove", volume)
+
+
+Inventory = Mapping[str, str]
+Chain = list[dict[str, Any]]
