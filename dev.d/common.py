@@ -78,7 +78,7 @@ def root_prefix() -> list[str]:
 
 
 def run(
-    argv: Sequence[str | Path],
+    argv: Sequence[object],
     *,
     root: bool = False,
     cwd: Path = ROOT,
@@ -89,6 +89,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a program to its end and return its exit code, and with ``capture`` its output, errors included.
 
+    ``argv`` is the program and its arguments, each turned into text by ``str``.
     ``root`` runs it with :func:`root_prefix`; ``env`` adds variables; ``timeout`` is in seconds, and when it is over
     the program is stopped together with all that it started. Raises :class:`Trouble` for that, for a program that is
     not there, and, with ``check``, for an exit code that is not 0.
@@ -117,7 +118,7 @@ def run(
     except FileNotFoundError as error:
         raise Trouble(f"{words[0]} could not be started: {error}. './dev setup' installs what is needed.") from error
     try:
-        text, _ = process.communicate(timeout=timeout)
+        text = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired as error:
         seen = _stop(process)
         raise Trouble(f"{' '.join(words)} was stopped after {timeout:.0f} s.\n{seen}".rstrip()) from error
@@ -190,7 +191,7 @@ def venv() -> Path:
         say(f"installing tests/requirements.txt with pip into {VENV.relative_to(ROOT)}")
         if not python.exists():
             run([SYSTEM_PYTHON, "-m", "venv", VENV], capture=True)
-        pip: list[str | Path] = [python, "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check"]
+        pip = [python, "-m", "pip", "install", "-qq", "--no-input", "--disable-pip-version-check"]
         requirements, constraints = wanted
         run([*pip, "-r", requirements, "-c", constraints], capture=True, timeout=1200)
         (modules,) = VENV.glob("lib/python3*/site-packages")
@@ -203,7 +204,6 @@ def venv_env() -> dict[str, str]:
     """Variables for a program of the virtual environment: its commands first, our collection found by Ansible."""
     return {
         "PATH": f"{VENV / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
-        "PYTHONPATH": str(tree()),
         "ANSIBLE_COLLECTIONS_PATH": str(tree()),
         "ANSIBLE_NOCOLOR": "1",
     }
@@ -227,15 +227,31 @@ def tracked_files() -> list[Path]:
     return [Path(name) for name in sorted(set(names)) if name and os.path.lexists(ROOT / name)]
 
 
-def copy() -> Path:
-    """A fresh copy of the collection at its namespaced place, for tools that refuse a link; returns its root."""
-    top = WORK / "copy"
+def copy(name: str) -> Path:
+    """A fresh copy of the collection at its namespaced place, for tools that refuse a link; returns its root.
+
+    Each user has a copy of its own, called ``name``. It is a git repository, for tools that ask git what belongs to
+    a project: the one around it would tell them that nothing in ``.work`` does.
+    """
+    top = WORK / "copy" / name
     place = top / "ansible_collections" / "virt" / "storage"
     if top.exists():
         shutil.rmtree(top)
-    for name in tracked_files():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, place / name, follow_symlinks=False)
+    for file in tracked_files():
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / file, place / file, follow_symlinks=False)
+    run(["git", "init", "-q", "--template=", place], capture=True)
+    return place
+
+
+def home() -> Path:
+    """A home for tools that litter theirs; it sees the user's settings of pip, and of nothing else."""
+    place = WORK / "home"
+    for settings in (".config/pip", ".pip"):
+        link = place / settings
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if (Path.home() / settings).is_dir() and not link.is_symlink():
+            link.symlink_to(Path.home() / settings)
     return place
 
 
