@@ -206,6 +206,7 @@ def venv_env() -> dict[str, str]:
         "PATH": f"{VENV / 'bin'}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin",
         "ANSIBLE_COLLECTIONS_PATH": str(tree()),
         "ANSIBLE_NOCOLOR": "1",
+        "NO_COLOR": "1",
     }
 
 

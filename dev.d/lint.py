@@ -33,7 +33,8 @@ def check(result: Result, timeout: float) -> None:
     gates.check("reuse", "reuse", "lint", cwd=place)
     gates.all_of("links", _links)
 
-    gates.check("ansible-lint", "ansible-lint", "--offline", "--strict", "--profile", "production", cwd=place)
+    strict = ["--offline", "--strict", "--profile", "production"]
+    gates.check("ansible-lint", "ansible-lint", "--nocolor", *strict, cwd=place)
     gates.check("changelog", "antsibull-changelog", "lint", cwd=place)
     references = ["--validate-collection-refs=self", "--disallow-unknown-collection-refs"]
     gates.check("docs", "antsibull-docs", "lint-collection-docs", "--plugin-docs", *references, ".", cwd=place)
