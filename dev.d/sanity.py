@@ -15,7 +15,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from common import WORK, Trouble, copy, home, run, tracked_files, venv, venv_env
+from common import VENV, WORK, Trouble, copy, home, run, tracked_files, venv, venv_env
 from gates import Gates
 from results import Result
 
@@ -43,7 +43,9 @@ def check(result: Result, timeout: float) -> None:
     place = copy("sanity")
     pythons = _installed_pythons()
     env = venv_env()
-    env.update(HOME=str(home()), PATH=":".join([env["PATH"], *(str(path.parent) for path in pythons.values())]))
+    # Ours first, since ansible-test runs under it; then the targets', ahead of any stand-in for them.
+    ahead = [VENV / "bin", *(path.parent for path in pythons.values())]
+    env.update(HOME=str(home()), PATH=":".join([*map(str, ahead), env["PATH"]]))
     gates = Gates(result, env, timeout)
     version = "import sys; print('%d.%d' % sys.version_info[:2])"
     controller = run([python, "-c", version], capture=True).stdout.strip()
@@ -64,12 +66,18 @@ def _sanity(gates: Gates, place: Path, python: str, tests: list[str]) -> None:
     except Trouble as trouble:
         wanted = NO_PIP.search(str(trouble))
         if not wanted:
-            raise
+            raise Trouble(_without_pip(str(trouble))) from trouble
         _stand_in(Path(wanted[1]), f"{wanted[2]}.{wanted[3]}")
-        told = gates.program(*words, cwd=place)
-    skipped = [line for line in told.splitlines() if "skip" in line.lower()]
-    if skipped:
+        _sanity(gates, place, python, tests)
+        return
+    if skipped := [line for line in told.splitlines() if "skip" in line.lower()]:
         raise Trouble("ansible-test left something out:\n" + "\n".join(skipped))
+
+
+def _without_pip(told: str) -> str:
+    """What ansible-test told, less the hundreds of lines in which pip fills its virtual environments."""
+    first, *lines = told.splitlines()
+    return "\n".join([first, *(line for line in lines if line.startswith(("ERROR", "FATAL", "See", "Running sanity")))])
 
 
 def _stand_in(script: Path, version: str) -> None:
@@ -85,7 +93,7 @@ def _installed_pythons() -> dict[str, Path]:
     found = {}
     for version in TARGETS:
         name = f"python{version}"
-        places = [shutil.which(name), *sorted(kept.glob(f"{version}.*/bin/{name}"))]
+        places = [*sorted(kept.glob(f"{version}.*/bin/{name}")), shutil.which(name)]
         for path in [Path(place) for place in places if place]:
             if run([path, "-c", "import venv"], check=False, capture=True).returncode == 0:
                 found[version] = path
