@@ -193,9 +193,9 @@ def new_pool(place: Place) -> dict[str, str]:
 
 
 @pytest.fixture
-def pool(new_pool: dict[str, str], task: Modules) -> dict[str, Any]:
+def pool(place: Place, task: Modules) -> dict[str, Any]:
     """An active dir pool of this test's own, as ``libvirt_pool`` returns it."""
-    made: dict[str, Any] = task("libvirt_pool", type="dir", **new_pool)["pool"]
+    made: dict[str, Any] = task("libvirt_pool", type="dir", **place.pool())["pool"]
     return made
 
 

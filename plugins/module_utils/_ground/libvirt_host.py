@@ -234,6 +234,40 @@ class Host:
             return list(dict.fromkeys(found))
 
 
+class EmptyHost(Host):
+    """A host without pools and guests: how check mode sees one on which an earlier task has yet to set up libvirt."""
+
+    def __init__(self) -> None:
+        """Connects to nothing."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def pools(self) -> list[PoolStatus]:
+        """No pool."""
+        return []
+
+    def pool(self, name: str) -> PoolStatus:
+        """`NotFound`, always."""
+        raise NotFound(f"There is no pool {name}: libvirt does not run here.")
+
+    def uses(self) -> list[Use]:
+        """No guest."""
+        return []
+
+
+def connect(uri: str, check_mode: bool, warnings: list[str]) -> Host:
+    """A `Host`. In check mode a host without libvirt gives an `EmptyHost` and a warning, for there the task that
+    installs and starts libvirt has not really run."""
+    try:
+        return Host(uri)
+    except (MissingRequirement, NoDaemon) as error:
+        if not check_mode:
+            raise
+        warnings.append(f"{error.message} Check mode goes on as if there were no pools and guests on this host.")
+        return EmptyHost()
+
+
 def using(uses: list[Use], path: str) -> list[Use]:
     """Those of ``uses`` that are of the file or device at ``path``, whatever it is called there."""
     wanted = _identity(path)

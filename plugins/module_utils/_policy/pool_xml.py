@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from xml.etree import ElementTree
 
 from .._ground.errors import BadInput
@@ -44,6 +46,11 @@ class NfsExport:
 
     def __str__(self) -> str:
         return f"{self.host}:{self.export}"
+
+    def fields(self) -> dict[str, Any]:
+        """As the module takes and returns it; without a version that nobody set."""
+        given = {"host": self.host, "export": self.export, "version": self.version, "options": list(self.options)}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -105,20 +112,29 @@ def checked_path(path: str) -> str:
     return normal
 
 
-def checked_nfs(host: str, export: str, version: str | None, options: list[str]) -> NfsExport:
-    """Where a netfs pool comes from in normal form, or `BadInput` for what its records cannot live on."""
-    if not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9_.:\]-]*", host):
+def checked_nfs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an `NfsExport` that were given, in normal form, or `BadInput` for what records cannot live on."""
+    normal = {name: value for name, value in given.items() if value is not None}
+    host, version = normal.get("host"), normal.get("version")
+    if host is not None and not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9_.:\]-]*", host):
         raise BadInput(f"The NFS server {shown(host)} cannot be used: give a host name or an address.")
     if version is not None and version not in _NFS_VERSIONS:
         raise BadInput(f"NFS version {shown(version)} cannot be used: the records of a pool need 4.1 or 4.2.")
-    for option in options:
-        if not re.fullmatch(r"[A-Za-z0-9_.:/=-]+", option):
-            raise BadInput(f"The mount option {shown(option)} cannot be used: give one option an item.")
-        if option == "nocto":
-            raise BadInput("The mount option nocto cannot be used: with it a host does not see what others wrote.")
-        if _VERSION_OPTION.fullmatch(option):
-            raise BadInput(f"The mount option {option} cannot be used: say the version with netfs.version.")
-    return NfsExport(host, _normal(export), version, tuple(sorted(set(options))))
+    if "export" in normal:
+        normal["export"] = _normal(normal["export"])
+    if "options" in normal:
+        normal["options"] = tuple(sorted({_checked_option(option) for option in normal["options"]}))
+    return normal
+
+
+def _checked_option(option: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:/=-]+", option):
+        raise BadInput(f"The mount option {shown(option)} cannot be used: give one option an item.")
+    if option == "nocto":
+        raise BadInput("The mount option nocto cannot be used: with it a host does not see what others wrote.")
+    if _VERSION_OPTION.fullmatch(option):
+        raise BadInput(f"The mount option {option} cannot be used: say the version with netfs.version.")
+    return option
 
 
 def unfit(nfs: NfsExport) -> str | None:

@@ -79,28 +79,33 @@ def test_one_folder_has_one_spelling(path):
 
 
 @pytest.mark.parametrize(
-    ("host", "export", "version", "options"),
+    "given",
     [
-        ("a b", "/x", None, []),
-        ("-o", "/x", None, []),
-        ("nas", "x", None, []),
-        ("nas", "/x", "3", []),
-        ("nas", "/x", "4.0", []),
-        ("nas", "/x", None, ["nocto"]),
-        ("nas", "/x", None, ["hard,nocto"]),
-        ("nas", "/x", None, ["vers=3"]),
-        ("nas", "/x", None, ["nfsvers=3"]),
-        ("nas", "/x", None, ["minorversion=0"]),
-        ("nas", "/x", None, ["v3"]),
+        {"host": "a b"},
+        {"host": "-o"},
+        {"host": ""},
+        {"export": "x"},
+        {"export": "/a/../b"},
+        {"version": "3"},
+        {"version": "4.0"},
+        {"options": ["nocto"]},
+        {"options": ["hard,nocto"]},
+        {"options": ["vers=3"]},
+        {"options": ["nfsvers=3"]},
+        {"options": ["minorversion=0"]},
+        {"options": ["v3"]},
+        {"options": ["hard", ""]},
     ],
 )
-def test_nfs_that_records_cannot_live_on_is_refused(host, export, version, options):
+def test_nfs_that_records_cannot_live_on_is_refused(given):
     with pytest.raises(BadInput):
-        checked_nfs(host, export, version, options)
+        checked_nfs(given)
 
 
-def test_nfs_options_have_one_order():
-    assert checked_nfs("[fd00::1]", "/", "4.2", ["noatime", "hard", "hard"]).options == ("hard", "noatime")
+def test_nfs_fields_have_one_form_and_what_was_not_given_stays_out():
+    given = {"host": "[fd00::1]", "export": "//x/", "version": None, "options": ["noatime", "hard", "hard"]}
+    assert checked_nfs(given) == {"host": "[fd00::1]", "export": "/x", "options": ("hard", "noatime")}
+    assert checked_nfs({"export": "/", "version": "4.1"}) == {"export": "/", "version": "4.1"}
 
 
 def test_a_foreign_nfs_definition_is_judged_before_it_is_mounted():

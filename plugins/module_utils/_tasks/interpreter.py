@@ -1,0 +1,81 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Running a module under a Python that has what it imports.
+
+The bindings of libvirt come with the distribution, for the distribution's own Python, while Ansible may have chosen
+another; and a distribution whose oslo.utils is too old gets a virtual environment from the role `storage_pool`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from typing import NoReturn
+
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+
+from .._ground.errors import MissingRequirement
+
+INTERPRETERS = ("/opt/virt-storage/venv/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
+"""Where to look. The first is what the role `storage_pool` makes: it also sees the distribution's packages."""
+
+BROUGHT_BY = {
+    "libvirt": "python3-libvirt with apt or dnf",
+    "oslo_utils": "python3-oslo.utils 7.4 or newer with apt or dnf, or let the role virt.storage.storage_pool do it",
+    "pycdlib": "python3-pycdlib with apt or dnf",
+}
+
+
+def ensure(modules: Iterable[str]) -> None:
+    """Go on under a Python that can import ``modules``.
+
+    Returns where the present one can; otherwise does not return, but runs the Ansible module again under the first
+    that can. Raises `MissingRequirement`, naming the packages, where there is none.
+    """
+    wanted = list(modules)
+    missing = [name for name in wanted if not _imports(name)]
+    if not missing:
+        return
+    if not has_respawned():
+        for interpreter in INTERPRETERS:
+            if all(probe_interpreters_for_module([interpreter], name) for name in wanted):
+                _respawn(interpreter)
+    packages = "; ".join(dict.fromkeys(BROUGHT_BY.get(name.partition(".")[0], name) for name in missing))
+    raise MissingRequirement(
+        f"No Python on this host can import {' and '.join(missing)}: install {packages}.", missing=missing
+    )
+
+
+def _imports(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _respawn(interpreter: str) -> NoReturn:
+    """Run the module again under ``interpreter``, however long its arguments are.
+
+    `respawn_module` writes all of them into a pipe before anything reads from it: more than a pipe holds (64 KiB,
+    some hundred disks) and it would wait for ever. A file in memory, in the pipe's place, has room.
+    """
+    pipe = os.pipe
+
+    def roomy_pipe() -> tuple[int, int]:
+        _set_pipe(pipe)
+        room = os.memfd_create("module")
+        return os.open(f"/proc/self/fd/{room}", os.O_RDONLY | os.O_CLOEXEC), room
+
+    _set_pipe(roomy_pipe)
+    respawn_module(interpreter)
+    raise AssertionError("respawn_module came back")
+
+
+def _set_pipe(pipe: Callable[[], tuple[int, int]]) -> None:
+    os.pipe = pipe

@@ -1,0 +1,77 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""What every module of the collection does around its task.
+
+A task is a plain function ``task(params, check_mode) -> result``. It knows nothing of `AnsibleModule`: it raises a
+`StorageError` to fail, and what it puts under ``warnings`` is shown as such.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Union
+
+from ansible.module_utils.basic import AnsibleModule
+
+from .._ground.errors import MissingRequirement, StorageError
+from .interpreter import ensure
+
+Params = dict[str, Any]
+Task = Callable[[Params, bool], dict[str, Any]]
+Requires = Union[Iterable[str], Callable[[Params], Iterable[str]]]
+
+_CAUSES = {
+    errno.ENOSPC: "No space is left for {path}: free some on its file system and run the task again.",
+    errno.EDQUOT: "The disk quota leaves no space for {path}: raise it and run the task again.",
+    errno.EROFS: "The file system of {path} is read-only: make it writable and run the task again.",
+    errno.EACCES: "Access to {path} was denied: run the task as root (become: true), or let root write there "
+    "(an NFS export with root_squash does not).",
+    errno.ESTALE: "The NFS server no longer knows {path}: mount the pool anew and run the task again.",
+}
+_CAUSES[errno.EPERM] = _CAUSES[errno.EACCES]
+
+
+def run_module(argument_spec: Mapping[str, Any], task: Task, requires: Requires = ("libvirt",), **options: Any) -> None:
+    """Run ``task`` as an Ansible module, and end the process.
+
+    ``requires`` are the Python modules that the task imports, or a function of the parameters that says which; the
+    module goes on under an interpreter that has them. ``options`` go to `AnsibleModule`. In check mode a missing
+    one is a warning, since the task that installs it has not really run either.
+    """
+    module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **options)
+    try:
+        result = _result(module, task, requires)
+    except StorageError as error:
+        module.fail_json(msg=error.message, **error.facts)
+    except OSError as error:
+        module.fail_json(msg=sentence(error), errno=error.errno)
+    else:
+        for warning in result.pop("warnings", ()):
+            module.warn(warning)
+        module.exit_json(**result)
+
+
+def _result(module: AnsibleModule, task: Task, requires: Requires) -> dict[str, Any]:
+    try:
+        ensure(requires(module.params) if callable(requires) else requires)
+    except MissingRequirement as error:
+        if not module.check_mode:
+            raise
+        module.warn(error.message)
+    return task(module.params, module.check_mode)
+
+
+def sentence(error: OSError) -> str:
+    """What an error of the operating system means for the reader, in one sentence."""
+    path = error.filename or "what the task writes"
+    if isinstance(path, bytes):
+        path = path.decode(errors="replace")
+    cause = _CAUSES.get(error.errno or 0)
+    if cause:
+        return cause.format(path=path)
+    return f"The operating system refused {path}: {error.strerror or error}."

@@ -1,0 +1,367 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: libvirt_pool
+short_description: Manage storage pools of libvirt
+description:
+  - Defines, starts, stops and undefines a storage pool of libvirt, in one task, with its folder, its autostart, its
+    labels and the limits of its image cache.
+  - A pool that exists already, whoever defined it, is adopted. It keeps its UUID and whatever is not mentioned, and
+    what lies in it is left alone; RV(pool.unmanaged) names the volumes that have no record.
+  - Labels and cache limits are kept in the pool itself, so that every host that mounts the pool finds the same.
+author:
+  - The virt.storage authors (@virt-storage)
+extends_documentation_fragment:
+  - virt.storage.attributes
+  - virt.storage.attributes.actiongroup_storage
+  - virt.storage.requirements
+  - virt.storage.pool
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The labels and cache limits of a pool of O(type=netfs) that is not mounted cannot be read. Where they are asked
+        for together with its start, both check mode and the run show them as set.
+      - A missing parent folder of O(path) is a warning in check mode, because an earlier task may make it, and an error
+        in a run.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  name:
+    description:
+      - The name of the pool.
+      - A pool that is made needs a name of at most 100 letters, digits and C(._+-) that begins with a letter or digit.
+    type: str
+    required: true
+  state:
+    description:
+      - V(active) has the pool defined, its folder made, and the pool started.
+      - V(inactive) has it defined and stopped.
+      - V(defined) has it defined, and leaves it running or stopped.
+      - V(absent) stops and undefines it. Its folder stays, with every volume and record, and the pool can be defined
+        again later; see O(remove_contents).
+      - A pool is not stopped, by V(inactive) or V(absent), while a guest that runs, is paused or has a managed save
+        uses a volume in it; see O(force).
+    type: str
+    choices: [active, inactive, defined, absent]
+    default: active
+  type:
+    description:
+      - The type of the pool. It is needed to make one, and cannot be changed.
+      - V(dir) is a folder of this host.
+      - V(netfs) is an export of an NFS server, which libvirt mounts; see O(netfs).
+    type: str
+    choices: [dir, netfs]
+  path:
+    description:
+      - The folder in which the volumes of the pool are, an absolute path. It is needed to make a pool.
+      - The folder is made when it is missing. Its parent has to be there, so that it is noticed when a file system was
+        not mounted.
+      - Two pools cannot have the same folder.
+      - It can be changed only while the pool is stopped or is being stopped, because a running pool is not redefined.
+        The volumes are not moved.
+    type: path
+  netfs:
+    description:
+      - Where a pool of O(type=netfs) comes from.
+      - What was mounted is checked after the start of the pool. It has to be NFS 4.1 or newer without C(nocto), because
+        the records in the pool are shared between hosts. Otherwise the pool is stopped again, and the task fails.
+      - It can be changed only while the pool is stopped or is being stopped.
+    type: dict
+    suboptions:
+      host:
+        description:
+          - The name or address of the server; an IPv6 address in brackets. It is needed to make a pool.
+        type: str
+      export:
+        description:
+          - The exported path on the server. It is needed to make a pool.
+        type: path
+      version:
+        description:
+          - The version of NFS. Without it the highest is used that server and host both know.
+        type: str
+        choices: ["4.1", "4.2"]
+      options:
+        description:
+          - Further mount options, one an item. C(nocto) and options that set a version are refused.
+          - The list replaces the one that the pool has.
+        type: list
+        elements: str
+  mode:
+    description:
+      - The mode of the folder of a pool of O(type=dir), an octal number in quotes.
+      - A folder that is made gets V(0711), with which libvirt's qemu user can reach the disks in it and others cannot
+        list them. A folder that exists keeps its mode when this is not given.
+      - Needs O(state=active).
+    type: raw
+  owner:
+    description:
+      - The owner of the folder of a pool of O(type=dir), a name or a number. Needs O(state=active).
+    type: str
+  group:
+    description:
+      - The group of the folder of a pool of O(type=dir), a name or a number. Needs O(state=active).
+    type: str
+  autostart:
+    description:
+      - Whether libvirt starts the pool when it starts itself.
+      - When it is not given, a pool is set to start with O(state=active), and left as it is otherwise.
+    type: bool
+  labels:
+    description:
+      - Labels of the pool, by which the policy of a flavor chooses it. Values are text, numbers or booleans.
+      - They replace all labels that the pool has. V({}) removes them.
+      - Needs O(state=active).
+    type: dict
+  cache:
+    description:
+      - Limits of the pool's image cache. They are applied when the cache is pruned, and they never touch an image that
+        a disk needs or that is pinned.
+      - A limit that is not given stays as it is. V(0) lifts one.
+      - Needs O(state=active).
+    type: dict
+    suboptions:
+      max_bytes:
+        description:
+          - How many bytes the images may take up.
+        type: int
+      max_count:
+        description:
+          - How many images there may be.
+        type: int
+      max_age:
+        description:
+          - For how many seconds an image may stay unused.
+        type: int
+      min_free:
+        description:
+          - How many bytes have to stay free in the pool.
+        type: int
+  force:
+    description:
+      - Stop the pool although guests use volumes in it. They go on, as long as the pool needs no unmounting.
+    type: bool
+    default: false
+  remove_contents:
+    description:
+      - With O(state=absent), also remove the pool's records and its folder.
+      - B(The records cannot be brought back.) The task refuses, and names what it found, when the pool holds a disk, a
+        cached image or a volume without a record, or when the definition of any guest mentions a volume in it.
+    type: bool
+    default: false
+seealso:
+  - module: virt.storage.libvirt_pool_info
+"""
+
+EXAMPLES = r"""
+- name: Two pools, told apart by their labels
+  virt.storage.libvirt_pool:
+    name: "{{ item.name }}"
+    type: dir
+    path: "{{ item.path }}"
+    labels: "{{ item.labels }}"
+  loop:
+    - name: ssd
+      path: /srv/ssd
+      labels:
+        tier: fast
+    - name: hdd
+      path: /srv/hdd
+      labels:
+        tier: cheap
+# actions of the first:
+#   - define pool ssd (dir, /srv/ssd)
+#   - create folder /srv/ssd (mode 0711)
+#   - start pool ssd
+#   - enable autostart of pool ssd
+#   - label pool ssd (tier=fast)
+
+- name: Keep at most 50 GiB of images in a pool, and 100 GiB free
+  virt.storage.libvirt_pool:
+    name: ssd
+    cache:
+      max_bytes: "{{ 50 * 1024 ** 3 }}"
+      min_free: "{{ 100 * 1024 ** 3 }}"
+
+- name: A pool that several hosts share over NFS
+  virt.storage.libvirt_pool:
+    name: shared
+    type: netfs
+    path: /srv/shared
+    netfs:
+      host: nas.example.com
+      export: /export/guests
+      version: "4.2"
+      options: [hard, noatime]
+
+- name: Adopt the pool that virt-manager made, and see what lies in it
+  virt.storage.libvirt_pool:
+    name: default
+  register: adopted
+
+- name: Stop and forget a pool, and leave everything that is in it
+  virt.storage.libvirt_pool:
+    name: hdd
+    state: absent
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or in check mode would be, as sentences and in order.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - define pool ssd (dir, /srv/ssd)
+    - create folder /srv/ssd (mode 0711)
+    - start pool ssd
+    - enable autostart of pool ssd
+plan:
+  description: The same steps in parts.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    verb:
+      description: What kind of step it is.
+      type: str
+      sample: define
+    what:
+      description: What the step is about.
+      type: str
+      sample: pool ssd
+    sentence:
+      description: The step as in RV(actions).
+      type: str
+      sample: define pool ssd (dir, /srv/ssd)
+    bytes_to_read:
+      description: How many bytes the step reads, estimated.
+      type: int
+      sample: 0
+    bytes_to_write:
+      description: How many bytes the step writes, estimated.
+      type: int
+      sample: 0
+pool:
+  description: The pool as it is now, or in check mode as it would be.
+  returned: success
+  type: dict
+  contains:
+    name:
+      description: The name of the pool.
+      type: str
+      sample: ssd
+    state:
+      description: One of V(active), V(inactive) and V(absent). For V(absent) nothing but the name is there besides.
+      type: str
+      sample: active
+    type:
+      description: The type of the pool.
+      type: str
+      sample: dir
+    path:
+      description: The folder in which its volumes are.
+      type: str
+      sample: /srv/ssd
+    uuid:
+      description: Libvirt's UUID of the pool. In check mode, a pool that does not exist yet has none.
+      type: str
+      sample: 3d752bc0-9729-41c3-9e55-9f0202916884
+    autostart:
+      description: Whether libvirt starts the pool when it starts itself.
+      type: bool
+      sample: true
+    capacity:
+      description: Size in bytes of the file system that the pool is on, when libvirt last looked at the pool.
+      type: int
+      sample: 270553174016
+    allocation:
+      description: How many bytes of it were in use.
+      type: int
+      sample: 26680901632
+    available:
+      description: How many bytes of it were free.
+      type: int
+      sample: 243872272384
+    netfs:
+      description: Where the pool comes from.
+      returned: for pools of type V(netfs)
+      type: dict
+      sample:
+        host: nas.example.com
+        export: /export/guests
+        version: "4.2"
+        options: [hard, noatime]
+    labels:
+      description: The labels of the pool.
+      returned: when the pool can be read, which one of type V(netfs) can only while it is active
+      type: dict
+      sample:
+        tier: fast
+    cache:
+      description: The limits of the image cache that are set.
+      returned: when the pool can be read
+      type: dict
+      sample:
+        max_bytes: 53687091200
+    unmanaged:
+      description: Names of what lies in the pool without a record. It is never touched.
+      returned: when the pool can be read
+      type: list
+      elements: str
+      sample: [old-server.img]
+"""
+
+from ansible_collections.virt.storage.plugins.module_utils._tasks.libvirt_pool import task
+from ansible_collections.virt.storage.plugins.module_utils._tasks.module import run_module
+
+ARGUMENTS = {
+    "name": {"type": "str", "required": True},
+    "state": {"type": "str", "choices": ["active", "inactive", "defined", "absent"], "default": "active"},
+    "type": {"type": "str", "choices": ["dir", "netfs"]},
+    "path": {"type": "path"},
+    "netfs": {
+        "type": "dict",
+        "options": {
+            "host": {"type": "str"},
+            "export": {"type": "path"},
+            "version": {"type": "str", "choices": ["4.1", "4.2"]},
+            "options": {"type": "list", "elements": "str"},
+        },
+    },
+    "mode": {"type": "raw"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+    "autostart": {"type": "bool"},
+    "labels": {"type": "dict"},
+    "cache": {
+        "type": "dict",
+        "options": {
+            "max_bytes": {"type": "int"},
+            "max_count": {"type": "int"},
+            "max_age": {"type": "int"},
+            "min_free": {"type": "int"},
+        },
+    },
+    "force": {"type": "bool", "default": False},
+    "remove_contents": {"type": "bool", "default": False},
+    "uri": {"type": "str", "default": "qemu:///system"},
+}
+
+
+def main():
+    """Run the module."""
+    run_module(ARGUMENTS, task)
+
+
+if __name__ == "__main__":
+    main()
