@@ -36,7 +36,7 @@ class RandomChoices(Choices):
     def __init__(self, seed: int) -> None:
         super().__init__([])
         self._random = random.Random(seed)
-        self._dullness = self._random.choice((0.3, 0.6, 0.85))
+        self._dullness = self._random.choice((0.5, 0.8, 0.92, 0.97))
 
     def _next(self, ways: int) -> int:
         if ways == 1 or self._random.random() < self._dullness:

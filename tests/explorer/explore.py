@@ -10,7 +10,7 @@ time, in two halves where others can move in between, and now and then lets a ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,7 +48,7 @@ class Stage:
 
     world: World
     tasks: list[Coroutine[Op[Any], Any, Any]]
-    recovery: Callable[[], list[Coroutine[Op[Any], Any, Any]]]
+    recovery: Callable[[], Iterator[Coroutine[Op[Any], Any, Any]]]
     acknowledged: set[str] = field(default_factory=set)
     kept: set[str] = field(default_factory=set)
     converged: Callable[[World], None] = lambda world: None
@@ -85,15 +85,18 @@ class Scheduler:
         self.begun: dict[int, Begun] = {}
         self.resting: set[int] = set()
         self.first = 0
-        self.dead: set[int] = set()
+        self.alive: set[int] = set()
         self.lines: list[str] = []
         self.steps = 0
 
     def tell(self, actor: int, what: str) -> None:
-        self.lines.append("%s: %s" % (NAMES[actor - self.first] if actor >= self.first else "?", what))
+        self.lines.append("%s: %s" % ("recovery" if self.first else NAMES[actor], what))
 
     def perform(self, waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
         self.steps += 1
+        for actor in self.alive - set(waiting):
+            self.world.die(actor + self.first)
+        self.alive = set(waiting)
         if self.steps > STEPS:
             raise Violation("the tasks do not end")
         for actor, op in waiting.items():
@@ -110,7 +113,7 @@ class Scheduler:
         self.resting.discard(actor)
         self.world.frozen.discard(actor + self.first)
         reply = self._step(actor, op)
-        invariants.always(self.world, self.stage.acknowledged)
+        invariants.always(self.world, self.stage.acknowledged, self.stage.kept)
         return reply
 
     def _who(self, waiting: Mapping[int, Op[Any]]) -> int:
@@ -145,6 +148,7 @@ class Scheduler:
         if fate == "nothing":
             return None
         self.faults -= 1
+        self.world.faults += 1
         if fate == "power":
             return "power"
         if fate == "loses the reply":
@@ -163,7 +167,6 @@ class Scheduler:
 
     def _die(self, actor: int) -> None:
         self.begun.pop(actor, None)
-        self.dead.add(actor)
         self.world.make_durable(actor + self.first)
         self.world.die(actor + self.first)
 
@@ -171,8 +174,7 @@ class Scheduler:
         self.lines.append("*: power is lost")
         self.world.lose_power(lambda: self.choices.pick(2) == 1)
         self.begun.clear()
-        self.dead.update(waiting)
-        invariants.always(self.world, self.stage.acknowledged)
+        invariants.always(self.world, self.stage.acknowledged, self.stage.kept)
         return {actor: Dead() for actor in waiting}
 
     def _step(self, actor: int, op: Op[Any]) -> Mapping[int, Reply]:
@@ -227,7 +229,11 @@ def run(scenario: Callable[[], Stage], choices: Choices, bounds: Bounds) -> Stor
     stage = scenario()
     scheduler = Scheduler(stage, choices, bounds)
     try:
-        drive(stage.tasks, scheduler.perform)
+        for ended in drive(stage.tasks, scheduler.perform):
+            if not ended.dead:
+                ended.unwrap()
+        for actor in range(len(stage.tasks)):
+            stage.world.die(actor)
         scheduler.lines.append("-- the faults end; the tasks are run again, and the pool is reclaimed --")
         for index, task in enumerate(stage.recovery()):
             alone = Scheduler(stage, Choices([]), Bounds(0, 0))
@@ -235,6 +241,7 @@ def run(scenario: Callable[[], Stage], choices: Choices, bounds: Bounds) -> Stor
             alone.lines = scheduler.lines
             for ended in drive([task], alone.perform):
                 ended.unwrap()
+            stage.world.die(alone.first)
         invariants.at_rest(stage.world, stage.kept)
         stage.converged(stage.world)
     except Violation as violation:

@@ -13,9 +13,12 @@ from .world import Content, Violation, World
 SERVES = (State.READY, State.RETIRED, State.QUARANTINED)
 
 
-def always(world: World, acknowledged: set[str]) -> None:
-    """Holds 1, 2, 3 and 6 on what everybody sees now."""
+def always(world: World, acknowledged: set[str], kept: set[str]) -> None:
+    """Holds 1, 2, 3, 6 and 7 on what everybody sees now. ``kept`` are volumes of others, which must stay."""
     slots: dict[tuple[str, str], str] = {}
+    named: dict[str, str] = {}
+    for name in kept - set(world.seen.volumes):
+        raise Violation("hold 6: the volume %s, which was somebody's disk, is lost" % name)
     for record_id, entry in world.seen.records.items():
         content = world.seen.volumes.get(entry.body.volume.name)
         if isinstance(entry.body, Image):
@@ -27,6 +30,9 @@ def always(world: World, acknowledged: set[str]) -> None:
             if slot in slots:
                 raise Violation("hold 7: two disks hold one place: %s and %s" % (slots[slot], record_id))
             slots[slot] = record_id
+            if entry.body.volume.name in named:
+                raise Violation("hold 7: two disks are one volume: %s" % entry.body.volume)
+            named[entry.body.volume.name] = record_id
     for record_id in acknowledged - world.deletion_begun:
         entry_now = world.seen.records.get(record_id)
         if entry_now is None or entry_now.state not in (*USABLE, State.RETIRED):
@@ -49,16 +55,17 @@ def _disk(world: World, record_id: str, disk: Disk, state: State, content: Conte
         raise Violation("hold 1: the disk %s is %s and its volume is not whole" % (record_id, state))
     if state is State.FLAT and content.backing is not None:
         raise Violation("hold 1: the disk %s is flat and still needs %s" % (record_id, content.backing))
-    if content.backing is not None:
-        base = world.seen.volumes.get(content.backing)
+    if state is State.READY and disk.backing is not None:
+        image = world.seen.records[disk.backing].body
+        base = world.seen.volumes.get(image.volume.name)
         if base is None or not base.whole:
-            raise Violation("hold 3: the disk %s needs %s, which is not there" % (record_id, content.backing))
+            raise Violation("hold 3: the disk %s names %s, which is not there" % (record_id, image))
         if base.holds != disk.origin.get("key", base.holds):
             raise Violation("hold 3: the disk %s has another image under it" % record_id)
 
 
 def at_rest(world: World, kept: set[str]) -> None:
-    """Hold 6: no debris once the tasks were run again and the pool was reclaimed. ``kept`` are foreign volumes."""
+    """Hold 6: no debris once the tasks were run again and the pool was reclaimed."""
     owned = set(kept)
     for record_id, entry in world.seen.records.items():
         if entry.state in (State.PENDING, State.FILLING, State.DELETING, None):
@@ -68,5 +75,3 @@ def at_rest(world: World, kept: set[str]) -> None:
     for name in world.seen.volumes:
         if name not in owned:
             raise Violation("hold 6: the volume %s is left beside no live record" % name)
-    if world.locks:
-        raise Violation("the lock %s is left behind" % next(iter(world.locks)))

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import Busy, NotFound, SourceError
@@ -90,6 +90,9 @@ class Script:
             try:
                 cached = await self.algorithms.cache.fill(pool, self.algorithms.cache.ImageWish(key, "img", source))
             except SourceError:
+                left = [name for name, content in self.stage.world.seen.volumes.items() if content.holds == "bad"]
+                if left and not self.stage.world.faults:
+                    raise Violation("a fill that failed left the volume %s" % left[0]) from None
                 return
             self.stage.acknowledged.add(cached.image.id)
 
@@ -142,7 +145,7 @@ def _stage(
         world.seen.volumes[name] = Content("foreign")
         world.used_names.add(name)
     place(world, before)
-    stage = Stage(world, [], lambda: [])
+    stage = Stage(world, [], lambda: iter(()))
     script = Script(algorithms, stage)
     stage.acknowledged = {r.id for r, s in before if s in (State.READY, State.FLAT)}
     for record, _state in before:
@@ -151,9 +154,10 @@ def _stage(
     stage.kept = set(foreign)
     stage.tasks = [script._as_actor(*acts) for acts in cast(script)]
 
-    def recovery() -> list[Task]:
+    def recovery() -> Iterator[Task]:
         world.locks.pop("frozen", None)
-        return [script._as_actor(*acts, script.reclaim(), script.reclaim()) for acts in again(script)]
+        for acts in again(script):
+            yield script._as_actor(*acts, script.reclaim(), script.reclaim())
 
     stage.recovery = recovery
     return stage
@@ -184,6 +188,9 @@ def scenarios(algorithms: Algorithms) -> dict[str, Callable[[], Stage]]:
         "clone, retire, retire twice": play(
             [(x, ready)], lambda s: [[s.clone("n")], [s.retire(x)], [s.retire(x, times=2)]]
         ),
+        "clone, clone, retire, retire twice": play(
+            [(x, ready)], lambda s: [[s.clone("m")], [s.retire(x, times=2)], [s.retire(x)], [s.clone("n")]]
+        ),
         "one place, two clones": play(
             [(x, ready)], lambda s: [[s.clone("n")], [s.clone("n")]], lambda s: [[s.clone("n")]]
         ),
@@ -192,6 +199,7 @@ def scenarios(algorithms: Algorithms) -> dict[str, Callable[[], Stage]]:
         ),
         "two fills": play([], lambda s: [[s.fill()], [s.fill()]], lambda s: [[s.fill()]]),
         "three fills": play([], lambda s: [[s.fill()], [s.fill()], [s.fill()]], lambda s: [[s.fill()]]),
+        "fill, clone": play([], lambda s: [[s.fill()], [s.clone("n")]], lambda s: [[s.fill(), s.clone("n")]]),
         "fill, clone, reclaim": play(
             [], lambda s: [[s.fill()], [s.clone("n")], [s.reclaim()]], lambda s: [[s.fill(), s.clone("n")]]
         ),

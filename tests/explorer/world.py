@@ -20,7 +20,7 @@ from ansible_collections.virt.storage.plugins.module_utils._backends.contract im
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import LostMetadata, SourceError
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import ALREADY, DONE, Op, Outcome, refused
 from ansible_collections.virt.storage.plugins.module_utils._records.contract import Listing
-from ansible_collections.virt.storage.plugins.module_utils._records.types import Record, State, Volume
+from ansible_collections.virt.storage.plugins.module_utils._records.types import MOVES, Record, State, Volume
 
 CAPABILITIES = Capabilities(
     backend="world",
@@ -86,6 +86,8 @@ class World:
         self.deletion_begun: set[str] = set()
         self.history: dict[str, list[tuple[int, Any]]] = {}
         self.step = 0
+        self.epoch = 0
+        self.faults = 0
         self.last_write: dict[tuple[int, str], int] = {}
 
     # What others may see
@@ -103,10 +105,9 @@ class World:
         since = self.last_write.get((actor, folder), -1)
         now = self._folder(folder)
         old = [view for step, view in self.history.get(folder, []) if step <= since]
-        stale = old[-1] if old else ({} if folder == "records" else set())
         if since < 0:
-            first = self.history.get(folder)
-            stale = first[0][1] if first else now
+            old = [view for step, view in self.history.get(folder, []) if step <= self.epoch]
+        stale = old[-1] if old else ({} if folder == "records" else set())
         return [now] if stale == now else [now, stale]
 
     def _change(self, actor: int, folder: str | None, change: Change) -> None:
@@ -138,6 +139,7 @@ class World:
         self.filling.clear()
         self.frozen.clear()
         self.step += 1
+        self.epoch = self.step
         self.history.clear()
         self.last_write.clear()
         for folder in ["records", *self.seen.references]:
@@ -203,6 +205,8 @@ class World:
         entry = self.seen.records.get(record_id)
         if entry is None or entry.state is not was:
             return refused("not %s" % was)
+        if now not in MOVES[was]:
+            raise Violation("a record moves from %s to %s, which is final" % (was, now))
 
         def move(disk: Disk) -> None:
             if record_id in disk.records:
@@ -295,14 +299,15 @@ class World:
         return DONE
 
     def _volumes_fill(self, actor: int, volume: Volume, source: str) -> Any:
-        if source == "bad":
-            raise SourceError("a bad source")
         for other, key in self.filling.items():
-            if key == source and other not in self.ever_frozen and other != actor:
+            if key == source and not {actor, other} & self.ever_frozen:
                 raise Violation("hold 5: two live fillers read %s at once" % source)
         self.filling[actor] = source
         self.read_sources += 1
         self._new_volume(actor, volume, Content(source, whole=False))
+        if source == "bad":
+            self.filling.pop(actor)
+            raise SourceError("a bad source")
         return {"size": IMAGE_SIZE, "content": source}
 
     def finish_fill(self, actor: int, volume: Volume) -> None:

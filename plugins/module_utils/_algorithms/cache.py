@@ -83,6 +83,7 @@ async def fill(pool: Pool, wish: ImageWish) -> Cached:
         elif lock is not None:
             await pool.records.release(lock)
         if found is not None:
+            await pool.records.sync()
             return Cached(found, made=False)
 
 

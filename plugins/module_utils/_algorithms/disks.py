@@ -18,7 +18,7 @@ from .._records.contract import Listing
 from .._records.types import USABLE, Disk, Image, State, Volume, disk_id
 from . import rules
 from .cache import look_up
-from .pool import Pool, finish, outlived, settle, state_of, take_over, withdraw
+from .pool import Pool, end_stateless, finish, outlived, settle, state_of, take_over, withdraw
 
 ATTEMPTS = 5
 """How often a disk is begun anew under another name before we say that the pool is too busy."""
@@ -55,38 +55,48 @@ class Made:
 
 
 async def make(pool: Pool, wish: DiskWish) -> Made:
-    """The disk of ``wish.instance`` and ``wish.role``: the one there is, or a new one.
+    """The disk of ``wish.instance`` and ``wish.role``: the one there is, or a new one."""
+    why: Made | str = ""
+    for attempt in range(ATTEMPTS):
+        why = await _attempt(pool, wish)
+        if isinstance(why, Made):
+            return why
+        await pool.host.sleep(0.05 * (attempt + 1))
+    raise Busy(
+        f"The disk {wish.role} of {wish.instance} could not be made in pool {pool.name} in {ATTEMPTS} attempts: "
+        f"{why}. Run the task again."
+    )
+
+
+async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
+    """One disk begun under a name of its own; or why it came to nothing, with nothing left of it.
 
     Both the record and the reference to the image stand before the listing that permits the volume.
     """
-    why: str | None = None
-    for _attempt in range(ATTEMPTS):
-        standing = await _clear_slot(pool, wish)
-        if standing is not None:
-            return Made(standing, made=False)
-        image = await _image(pool, wish)
-        disk = await _record(pool, wish, image)
-        await pool.records.create(disk, State.PENDING)
-        if disk.backing is not None:
-            await pool.records.refer(disk.backing, disk.id)
-        listing = await pool.records.states()
-        why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
-        if why is None:
-            try:
-                await pool.records.sync()
-                outcome = await _volume(pool, wish, disk, image)
-            except StorageError:
-                await withdraw(pool, disk, State.PENDING)
-                raise
-            if outcome and await settle(pool, disk, State.PENDING, State.READY):
-                return Made(disk, made=True)
-            why = outcome.why or "it was taken for dead and reclaimed"
-        await withdraw(pool, disk, State.PENDING)
-        await pool.host.sleep(0.05 * (_attempt + 1))
-    raise Busy(
-        "The disk %s of %s could not be made in pool %s in %d attempts: %s. Run the task again."
-        % (wish.role, wish.instance, pool.name, ATTEMPTS, why)
-    )
+    standing = await _clear_slot(pool, wish)
+    if standing is not None:
+        return Made(standing, made=False)
+    image, image_size = await _image(pool, wish)
+    if image is not None and image_size is None:
+        return f"its image {image.id} was removed meanwhile"
+    disk = await _record(pool, wish, image, image_size or 0)
+    await pool.records.create(disk, State.PENDING)
+    if disk.backing is not None:
+        await pool.records.refer(disk.backing, disk.id)
+    listing = await pool.records.states()
+    why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+    if why is None:
+        try:
+            await pool.records.sync()
+            outcome = await _volume(pool, wish, disk, image)
+        except StorageError:
+            await withdraw(pool, disk, State.PENDING)
+            raise
+        if outcome and await settle(pool, disk, State.PENDING, State.READY):
+            return Made(disk, made=True)
+        why = outcome.why or "it was taken for dead and reclaimed"
+    await withdraw(pool, disk, State.PENDING)
+    return why
 
 
 async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
@@ -94,6 +104,9 @@ async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
     listing = await pool.records.states()
     for record_id in listing.slot(wish.instance, wish.role):
         state = listing.state(record_id)
+        if state is State.MOVING:
+            await end_stateless(pool, record_id)
+            continue
         disk = await pool.records.read(record_id)
         if not isinstance(disk, Disk):
             continue
@@ -108,36 +121,34 @@ async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
     return None
 
 
-async def _image(pool: Pool, wish: DiskWish) -> Image | None:
-    """The image to clone, chosen anew at each attempt."""
+async def _image(pool: Pool, wish: DiskWish) -> tuple[Image | None, int | None]:
+    """The image to clone and its size, chosen anew at each attempt. No size: it was removed since it was listed."""
     if not wish.image_key:
-        return None
+        return None, None
     image = await look_up(pool, wish.image_key)
     if image is None:
+        await pool.records.probe()
+        image = await look_up(pool, wish.image_key)
+    if image is None:
         raise NotFound(f"Pool {pool.name} has no ready image {wish.image_key}: bring it in with cached_image first.")
-    return image
+    stat = await pool.volumes.stat(image.volume)
+    if stat is None and await state_of(pool, image.id) is State.READY:
+        raise LostMetadata(
+            f"The image {image.id} of pool {pool.name} is recorded as ready, but its volume {image.volume} is missing: "
+            "bring the volume back or remove the image."
+        )
+    return image, None if stat is None else stat.size
 
 
-async def _record(pool: Pool, wish: DiskWish, image: Image | None) -> Disk:
+async def _record(pool: Pool, wish: DiskWish, image: Image | None, image_size: int) -> Disk:
     """The body of a new disk, under a name that no disk ever had."""
     record_id = disk_id(wish.instance, wish.role, await pool.host.fresh())
     capabilities = pool.capabilities
-    how, size, backing, origin = (
-        wish.how,
-        wish.size,
-        wish.backing or None,
-        dict(wish.origin),
-    )
+    how, size, backing, origin = wish.how, wish.size, wish.backing or None, dict(wish.origin)
     format = wish.format or next(iter(capabilities.disk_names))
     if image is not None:
         how = how or capabilities.default_clone
-        stat = await pool.volumes.stat(image.volume)
-        if stat is None:
-            raise LostMetadata(
-                f"The image {image.id} of pool {pool.name} is recorded as ready, but its volume is missing: bring the volume back or "
-                "remove the image."
-            )
-        size = _size_for(wish, image, stat.size)
+        size = _size_for(wish, image, image_size)
         format = capabilities.clones[how]
         backing = image.id
         origin.update(image=image.id, key=image.key, name=image.name)

@@ -14,7 +14,7 @@ from .._backends.contract import Capabilities, Volumes
 from .._ground.errors import Busy, InUse
 from .._ground.ops import Host
 from .._records.contract import Records
-from .._records.types import ENDED, LONGEST_LIFE, Disk, Record, State
+from .._records.types import LONGEST_LIFE, Disk, Record, State
 from . import rules
 
 BEAT_LOOKS = 8
@@ -131,6 +131,14 @@ async def take_over(pool: Pool, record: Record, was: State) -> bool:
     return True
 
 
-def is_over(state: State | None) -> bool:
-    """Whether nothing more happens to a record in this state."""
-    return state is None or state in ENDED
+async def end_stateless(pool: Pool, record_id: str) -> bool:
+    """End a record that has a body and no state: power failed within ``create``, so it never had a volume of ours."""
+    if await state_of(pool, record_id) is not State.MOVING:
+        return False
+    record = await pool.records.read(record_id)
+    if await pool.records.pulse(record.owner) is not None:
+        return False
+    target = rules.withdrawn(record)
+    await pool.records.create(record, target)
+    await finish(pool, record, target)
+    return True

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 
 from .._ground.errors import InUse, LostMetadata, NewerSchema
 from .._records.contract import Listing
-from .._records.types import LONGEST_LIFE, Image, Record, State, is_id, taken_apart
+from .._records.types import Image, Record, State, is_id, taken_apart
 from . import rules
 from .cache import dispose, ready_images, retire
-from .pool import Pool, finish, state_of, take_over
+from .pool import Pool, end_stateless, finish, take_over
+
+
+UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIRED, State.MOVING})
+"""States in which a record may need somebody to bring it to its end."""
 
 
 @dataclass
@@ -33,19 +37,21 @@ async def reclaim(pool: Pool) -> Reclaimed:
     listing = await pool.records.states()
     await pool.records.sync()
     for record_id, state in sorted(listing.states.items()):
-        if state in (State.PENDING, State.FILLING, State.DELETING, State.RETIRED):
+        if state in UNSETTLED:
             try:
                 await _one(pool, record_id, state, done)
             except (LostMetadata, NewerSchema, InUse) as error:
                 done.left.append(error.message)
-        elif state is State.MOVING:
-            await _stateless(pool, record_id, done)
     await _duplicates(pool, done)
     await _beside_gone(pool, done)
     return done
 
 
 async def _one(pool: Pool, record_id: str, state: State, done: Reclaimed) -> None:
+    if state is State.MOVING:
+        if await end_stateless(pool, record_id):
+            done.cleared.append(f"ended {record_id}, whose creation was cut short")
+        return
     record = await pool.records.read(record_id)
     if state is State.DELETING:
         await finish(pool, record, state)
@@ -61,16 +67,6 @@ async def _one(pool: Pool, record_id: str, state: State, done: Reclaimed) -> Non
             done.cleared.append(f"took back {record_id}, whose maker died")
     else:
         done.left.append(f"{record_id} is being made")
-
-
-async def _stateless(pool: Pool, record_id: str, done: Reclaimed) -> None:
-    """A body that never got a state: power failed within ``create``, before any volume was made."""
-    if await state_of(pool, record_id) is State.MOVING:
-        record = await _readable(pool, record_id)
-        if record is not None and await pool.records.pulse(record.owner) is None:
-            await pool.records.create(record, State.DELETING)
-            await finish(pool, record, State.DELETING)
-            done.cleared.append(f"ended {record_id}, whose creation was cut short")
 
 
 async def _readable(pool: Pool, record_id: str) -> Record | None:
@@ -118,5 +114,3 @@ async def _beside_gone(pool: Pool, done: Reclaimed) -> None:
                 else:
                     done.left.append(f"the volume {record.volume} beside its ended record is in use")
 
-
-__all__ = ["LONGEST_LIFE", "Reclaimed", "reclaim"]

@@ -1,0 +1,325 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The protocol with one clause broken, each in its own way. The explorer must catch every one of them.
+
+A mutant is a replacement in the source of one algorithm file, so it cannot drift from what ships: a text that is
+no longer there is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """``old`` becomes ``new`` in ``file``; ``scenarios`` name where it ought to show."""
+
+    label: str
+    file: str
+    old: str
+    new: str
+    scenarios: tuple[str, ...]
+
+
+MUTANTS = (
+    Mutant(
+        "clone looks before it writes",
+        "disks",
+        """    await pool.records.create(disk, State.PENDING)
+    if disk.backing is not None:
+        await pool.records.refer(disk.backing, disk.id)
+    listing = await pool.records.states()
+""",
+        """    listing = await pool.records.states()
+    listing.states[disk.id] = State.PENDING
+    await pool.records.create(disk, State.PENDING)
+    if disk.backing is not None:
+        await pool.records.refer(disk.backing, disk.id)
+""",
+        ("clone, retire", "one place, two clones"),
+    ),
+    Mutant(
+        "clone makes no reference",
+        "disks",
+        "        await pool.records.refer(disk.backing, disk.id)\n",
+        "        pass\n",
+        ("clone, retire",),
+    ),
+    Mutant(
+        "clone refers after the volume is made",
+        "disks",
+        """    if disk.backing is not None:
+        await pool.records.refer(disk.backing, disk.id)
+    listing = await pool.records.states()
+    why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+    if why is None:
+        try:
+            await pool.records.sync()
+            outcome = await _volume(pool, wish, disk, image)
+""",
+        """    listing = await pool.records.states()
+    why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+    if why is None:
+        try:
+            await pool.records.sync()
+            outcome = await _volume(pool, wish, disk, image)
+            if disk.backing is not None:
+                await pool.records.refer(disk.backing, disk.id)
+""",
+        ("clone, retire",),
+    ),
+    Mutant(
+        "clone does not ask whether the image is still ready",
+        "rules",
+        "    if disk.backing is not None and listing.state(disk.backing) is not State.READY:\n",
+        "    if False:\n",
+        ("clone, retire", "clone, retire, reclaim"),
+    ),
+    Mutant(
+        "clone does not ask whether its place is free",
+        "rules",
+        "    if others:\n",
+        "    if False:\n",
+        ("one place, two clones",),
+    ),
+    Mutant(
+        "clone trusts a ready that is not durable",
+        "disks",
+        """            await pool.records.sync()
+            outcome = await _volume(pool, wish, disk, image)
+""",
+        """            outcome = await _volume(pool, wish, disk, image)
+""",
+        ("fill, clone", "fill, clone, reclaim"),
+    ),
+    Mutant(
+        "ready without compare-and-swap",
+        "pool",
+        "    if await pool.records.swap(record.id, was, now):\n        return True\n",
+        """    state = await state_of(pool, record.id) or was
+    await pool.records.swap(record.id, state, now)
+    return True
+""",
+        ("one place, two clones, reclaim", "two fills", "a frozen maker, clone in its place", "fill, clone, reclaim"),
+    ),
+    Mutant(
+        "a refused swap counts as not worked",
+        "pool",
+        "    if rules.worked(state):\n        return True\n",
+        "    if state in (State.READY, State.FLAT):\n        state = None\n",
+        ("clone, retire", "two fills"),
+    ),
+    Mutant(
+        "a name is used again",
+        "disks",
+        "    record_id = disk_id(wish.instance, wish.role, await pool.host.fresh())\n",
+        '    record_id = disk_id(wish.instance, wish.role, "000000000000")\n',
+        ("clone, retire", "one place, two clones", "fill, clone, retire", "clone, retire, reclaim"),
+    ),
+    Mutant(
+        "volume before record",
+        "cache",
+        """        await pool.records.create(image, State.FILLING)
+        facts = await pool.volumes.fill(image.volume, wish.source)
+""",
+        """        facts = await pool.volumes.fill(image.volume, wish.source)
+        await pool.records.create(image, State.FILLING)
+""",
+        ("two fills",),
+    ),
+    Mutant(
+        "retire looks before it writes",
+        "cache",
+        """    if state is State.READY:
+        await pool.records.swap(image.id, State.READY, State.RETIRED)
+        state = await state_of(pool, image.id) or State.GONE
+""",
+        """    if state is State.READY:
+        names = await references(pool, image)
+        await pool.records.swap(image.id, State.READY, State.RETIRED)
+        if not names and await pool.records.swap(image.id, State.RETIRED, State.DELETING):
+            await finish(pool, image, State.DELETING)
+            return Disposed(removed=True)
+        state = await state_of(pool, image.id) or State.GONE
+""",
+        ("clone, retire",),
+    ),
+    Mutant(
+        "retire does not write before it looks at references",
+        "cache",
+        "    await pool.records.refer(image.id, probe)\n",
+        "",
+        ("clone, retire", "clone, retire, retire twice", "last disk deleted, retired image, clone"),
+    ),
+    Mutant(
+        "retire backs out",
+        "cache",
+        """    if names:
+        return Disposed(removed=False, kept_by=tuple(names))
+""",
+        """    if names:
+        await pool.records.swap(image.id, State.RETIRED, State.READY)
+        return Disposed(removed=False, kept_by=tuple(names))
+""",
+        ("clone, retire, retire twice",),
+    ),
+    Mutant(
+        "another's retire is continued without a look",
+        "reclaim",
+        "        disposed = await dispose(pool, record, state)\n        if disposed.removed:\n",
+        """        if await pool.records.swap(record_id, state, State.DELETING):
+            await finish(pool, record, State.DELETING)
+        disposed = await dispose(pool, record, State.GONE)
+        if disposed.removed:
+""",
+        ("clone, retire, reclaim", "last disk deleted, retired image, clone"),
+    ),
+    Mutant(
+        "delete lets the reference go first",
+        "disks",
+        """        if await pool.records.swap(disk.id, state, State.DELETING):
+            await finish(pool, disk, State.DELETING)
+""",
+        """        if disk.backing is not None:
+            await pool.records.unrefer(disk.backing, disk.id)
+        if await pool.records.swap(disk.id, state, State.DELETING):
+            await finish(pool, disk, State.DELETING)
+""",
+        ("delete, retire",),
+    ),
+    Mutant(
+        "flatten lets the reference go first",
+        "disks",
+        "        if not await pool.records.swap(disk.id, State.READY, State.FLAT):\n",
+        """        await pool.records.unrefer(disk.backing, disk.id)
+        if not await pool.records.swap(disk.id, State.READY, State.FLAT):
+""",
+        ("flatten, retire", "flatten, flatten, retire"),
+    ),
+    Mutant(
+        "flat before the data is",
+        "disks",
+        """        outcome = await pool.volumes.flatten(disk.volume)
+        if not outcome:
+""",
+        """        await pool.records.swap(disk.id, State.READY, State.FLAT)
+        outcome = await pool.volumes.flatten(disk.volume)
+        if not outcome:
+""",
+        ("flatten, retire",),
+    ),
+    Mutant(
+        "delete without a state",
+        "disks",
+        """        if await pool.records.swap(disk.id, state, State.DELETING):
+            await finish(pool, disk, State.DELETING)
+""",
+        """        await pool.volumes.remove(disk.volume)
+        if await pool.records.swap(disk.id, state, State.DELETING):
+            await finish(pool, disk, State.DELETING)
+""",
+        ("delete, retire",),
+    ),
+    Mutant(
+        "reclaim removes without a swap",
+        "pool",
+        """    if not await pool.records.swap(record.id, was, target):
+        return False
+    await finish(pool, record, target)
+""",
+        """    await finish(pool, record, target)
+    await pool.records.swap(record.id, was, State.GONE)
+""",
+        ("clone, retire, reclaim", "one place, two clones, reclaim", "fill, clone, reclaim", "adoption, reclaim"),
+    ),
+    Mutant(
+        "reclaim does not sync what it was shown",
+        "reclaim",
+        """    listing = await pool.records.states()
+    await pool.records.sync()
+    for record_id, state in sorted(listing.states.items()):
+        if state in UNSETTLED:
+""",
+        """    listing = await pool.records.states()
+    for record_id, state in sorted(listing.states.items()):
+        if state in UNSETTLED:
+""",
+        ("delete, delete, reclaim", "delete, retire", "last disk deleted, retired image, clone"),
+    ),
+    Mutant(
+        "a dead adoption takes the volume with it",
+        "rules",
+        "    return State.RELEASED if is_adoption(record) else State.DELETING\n",
+        "    return State.DELETING\n",
+        ("a dead adoption, reclaim, adoption", "adoption, reclaim"),
+    ),
+    Mutant(
+        "two adoptions do not see each other",
+        "disks",
+        "        if other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:\n",
+        "        if False:\n",
+        ("two adoptions of one volume",),
+    ),
+    Mutant(
+        "the lock is let go before the fill",
+        "cache",
+        "        await pool.records.create(image, State.FILLING)\n",
+        """        await pool.records.create(image, State.FILLING)
+        await pool.records.release(lock)
+        await pool.records.release(pool.owner)
+""",
+        ("two fills", "three fills"),
+    ),
+    Mutant(
+        "a holder is taken for dead at once",
+        "pool",
+        "    until = await pool.host.clock() + pool.lease\n",
+        "    until = await pool.host.clock()\n",
+        ("two fills", "three fills"),
+    ),
+    Mutant(
+        "an image is reported before its ready is durable",
+        "cache",
+        """            await pool.records.sync()
+            return Cached(found, made=False)
+""",
+        """            return Cached(found, made=False)
+""",
+        ("two fills", "fill, clone after fill"),
+    ),
+    Mutant(
+        "a record without a state is ended like one of ours",
+        "pool",
+        """    target = rules.withdrawn(record)
+    await pool.records.create(record, target)
+""",
+        """    target = State.DELETING
+    await pool.records.create(record, target)
+""",
+        ("two adoptions of one volume", "adoption, reclaim"),
+    ),
+    Mutant(
+        "ready before it is sealed",
+        "cache",
+        "        await pool.volumes.seal(image.volume)\n",
+        "",
+        ("two fills",),
+    ),
+    Mutant(
+        "a bad fill leaves its volume",
+        "cache",
+        "        await withdraw(pool, image, State.FILLING)\n",
+        "",
+        ("bad fill, good fill",),
+    ),
+    Mutant(
+        "a volume beside an ended record stays",
+        "reclaim",
+        "    await _beside_gone(pool, done)\n    return done\n",
+        "    return done\n",
+        ("clone, retire, reclaim", "one place, two clones, reclaim"),
+    ),
+)
