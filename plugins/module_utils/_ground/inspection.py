@@ -67,6 +67,9 @@ _MAGIC = (
     (b"COWD", "vmdk"),
     (b"# disk descriptorfile", "vmdk"),
     (b"conectix", "vhd"),
+    (b"\x1f\x8b\x08", "gz"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zst"),
     (b"bochs virtual hd image", "bochs"),
     (b"withoutfreespace", "parallels"),
     (b"withoufrespacext", "parallels"),
@@ -224,8 +227,7 @@ def _check_declared(declared: str, found: set[str]) -> None:
     if not fits:
         raise refuse(
             "format_mismatch",
-            "The image was declared as %s, but its content is %s; state the format that it has."
-            % (declared, _names(found)),
+            "The image was declared as %s, but its content is %s; state what it is." % (declared, _names(found)),
             declared=declared,
             found=sorted(found),
         )
