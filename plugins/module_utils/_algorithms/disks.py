@@ -30,7 +30,8 @@ class DiskWish:
     from; none of them means a blank disk.
 
     ``size`` in bytes; 0 means the image's own size. ``how`` names a way of cloning the backend offers.
-    ``native`` with ``name`` and ``format`` is a volume to adopt, ``backing`` the image that it stands on.
+    ``native`` is the lasting id of a volume to adopt, which stands at ``found``; ``name`` where it is to stay there;
+    ``backing`` the image that it stands on.
     """
 
     instance: str
@@ -40,6 +41,7 @@ class DiskWish:
     how: str = ""
     source: Any = None
     native: str = ""
+    found: str = ""
     name: str = ""
     format: str = ""
     backing: str = ""
@@ -75,6 +77,7 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
     """
     standing = await _clear_slot(pool, wish)
     if standing is not None:
+        await _leave(pool, wish, standing)
         return Made(standing, made=False)
     image, image_size = await _image(pool, wish)
     if image is not None and image_size is None:
@@ -93,6 +96,7 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
             await withdraw(pool, disk, State.PENDING)
             raise
         if outcome and await settle(pool, disk, State.PENDING, State.READY):
+            await _leave(pool, wish, disk)
             return Made(disk, made=True)
         why = outcome.why or "it was taken for dead and reclaimed"
     await withdraw(pool, disk, State.PENDING)
@@ -152,7 +156,9 @@ async def _record(pool: Pool, wish: DiskWish, image: Image | None, image_size: i
         format = capabilities.clones[how]
         backing = image.id
         origin.update(image=image.id, key=image.key, name=image.name)
-    volume = Volume(wish.name, format, wish.native) if wish.native else capabilities.disk_volume(record_id, format)
+    volume = capabilities.disk_volume(record_id, format)
+    if wish.native:
+        volume = Volume(wish.name or volume.name, format, wish.native)
     return Disk(
         id=record_id,
         instance=wish.instance,
@@ -196,7 +202,7 @@ async def _named_by_another(pool: Pool, disk: Disk, listing: Listing) -> str | N
 async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -> Outcome:
     """Make the volume that the record promises."""
     if wish.native:
-        return await pool.volumes.adopt(wish.native, disk.volume)
+        return await pool.volumes.adopt(wish.found, disk.volume)
     if image is not None:
         return await pool.volumes.clone(image.volume, disk.volume, disk.size, disk.strategy)
     if wish.source is not None:
@@ -204,6 +210,12 @@ async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -
         await pool.records.note(disk.id, "seal", facts)
         return await pool.volumes.grow(disk.volume, max(disk.size, int(facts["size"])))
     return await pool.volumes.allocate(disk.volume, disk.size)
+
+
+async def _leave(pool: Pool, wish: DiskWish, disk: Disk) -> None:
+    """An adopted volume that stands under our name loses the one under which it was found."""
+    if wish.found and disk.volume.adopted == wish.native and disk.volume.name != wish.found:
+        await pool.volumes.leave(wish.found, disk.volume)
 
 
 async def grow(pool: Pool, disk: Disk, size: int) -> bool:

@@ -22,6 +22,10 @@ UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIR
 """States in which a record may need somebody to bring it to its end."""
 
 
+KEEP_ENDED = 30 * 24 * 3600.0
+"""How many seconds an ended record stays: longer than any host sleeps before it wakes up and goes on."""
+
+
 @dataclass
 class Reclaimed:
     """What was cleared, and what was left, each a sentence."""
@@ -44,6 +48,8 @@ async def reclaim(pool: Pool) -> Reclaimed:
                 done.left.append(error.message)
     await _duplicates(pool, done)
     await _beside_gone(pool, done)
+    await pool.volumes.sweep()
+    await pool.records.sweep(KEEP_ENDED)
     return done
 
 
@@ -113,4 +119,3 @@ async def _beside_gone(pool: Pool, done: Reclaimed) -> None:
                     done.cleared.append(f"removed the volume {record.volume} beside its ended record")
                 else:
                     done.left.append(f"the volume {record.volume} beside its ended record is in use")
-

@@ -52,12 +52,11 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Stat:
-    """A volume's size and allocation in bytes, its lasting native id, and the backing it points to, if any."""
+    """A volume's size as a guest sees it and its allocation, in bytes, and its lasting native id."""
 
     size: int
     allocated: int
     native: str
-    backing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,14 +90,18 @@ class Volumes:
         """The volume as it is now, or None where there is none."""
         return self._op("stat", volume, writes=False)
 
+    def pointer(self, volume: Volume) -> Op[str | None]:
+        """The backing that the volume itself names, as it stands there, or None."""
+        return self._op("pointer", volume, writes=False)
+
     def allocate(self, volume: Volume, size: int) -> Op[Outcome]:
         """A new blank volume of ``size`` bytes that reads as zeroes. Exclusive."""
         return self._op("allocate", volume, size)
 
-    def fill(self, volume: Volume, source: Any) -> Op[Facts]:
-        """A new volume with the content of ``source``; gives its facts (size, digests). Not atomic:
+    def fill(self, volume: Volume, content: Any) -> Op[Facts]:
+        """A new volume with ``content`` (see ``_ground.contents``); gives its facts (size, digests). Not atomic:
         what a broken fill leaves is removed, never resumed. Raises UnsafeImage, SourceError, OutOfSpace."""
-        return self._op("fill", volume, source)
+        return self._op("fill", volume, content)
 
     def digest(self, volume: Volume) -> Op[str]:
         """The content digest of a sealed image, read anew."""
@@ -122,9 +125,14 @@ class Volumes:
         """The volume needs no backing on return. Restartable. Refused while it is in use."""
         return self._op("flatten", volume)
 
-    def adopt(self, native: str, volume: Volume) -> Op[Outcome]:
-        """Give the volume that is ``native`` its place under our name, no byte touched. Idempotent."""
-        return self._op("adopt", native, volume)
+    def adopt(self, found: str, volume: Volume) -> Op[Outcome]:
+        """Give the volume that stands at ``found``, and is ``volume.adopted``, its place under our name, too.
+        No byte is touched. Idempotent."""
+        return self._op("adopt", found, volume)
+
+    def leave(self, found: str, volume: Volume) -> Op[Outcome]:
+        """Take away the name under which an adopted volume was found, once it stands under ours. Idempotent."""
+        return self._op("leave", found, volume)
 
     def users(self, volume: Volume) -> Op[Users]:
         """Who uses the volume, on any host, by whatever path."""
@@ -134,6 +142,6 @@ class Volumes:
         """No such volume on return; ALREADY where there was none; refused while it is in use."""
         return self._op("remove", volume)
 
-
-Inventory = Mapping[str, str]
-Chain = list[dict[str, Any]]
+    def sweep(self) -> Op[list[str]]:
+        """Clear temporary things that dead processes left; gives what was cleared."""
+        return self._op("sweep")

@@ -132,3 +132,7 @@ class Records:
     def forget(self, record_id: str) -> Op[None]:
         """Drop an ended record for good. Only for records that ended long ago (30 days)."""
         return self._op("forget", record_id)
+
+    def sweep(self, keep_seconds: float) -> Op[list[str]]:
+        """Forget records that ended more than ``keep_seconds`` ago, and clear what no record ever named."""
+        return self._op("sweep", keep_seconds)

@@ -1,0 +1,425 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The backend for folders: libvirt's ``dir`` and ``netfs`` pools.
+
+::
+
+    <pool>/<disk>.qcow2                 disks: qcow2, so that libvirt's refresh meets no guest-written header
+    <pool>/.virt-storage/images/<image>.raw
+    <pool>/.virt-storage/disks/<disk>.raw    raw disks (adopted, reflinked), out of the refresh's way
+    <pool>/.virt-storage/staging/            sources that must be read twice, while they are
+    <pool>/.virt-storage/...                 the record store
+
+An overlay names its image relative to itself, so a pool may move or be mounted elsewhere. Volumes are not made by
+libvirt's calls: those run qemu-img per volume (27 ms) and read formats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from .._ground.command import Limits, Runner
+from .._ground.contents import Content, FileSink, Means
+from .._ground.digest import content_of_file
+from .._ground.durable import sync_files, sync_folder
+from .._ground.errors import LostMetadata, OutOfSpace, StorageError
+from .._ground.intake import Staging
+from .._ground.libvirt_host import Host
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .._ground.qcow2 import overlay_image, read_header, read_size, write_pieces
+from .._ground.usage import users_of_files
+from .._records.types import Volume
+from .contract import Capabilities, Stat, Users
+
+PRIVATE = ".virt-storage"
+SECTOR = 512
+CAPABILITIES = Capabilities(
+    backend="file",
+    image_name=PRIVATE + "/images/{id}.raw",
+    disk_names={"qcow2": "{id}.qcow2", "raw": PRIVATE + "/disks/{id}.raw"},
+    clones={"overlay": "qcow2", "reflink": "raw", "copy": "raw"},
+    clone_reasons={
+        "overlay": "a qcow2 overlay costs the same whatever the size of its image",
+        "reflink": "asked for: shares the image's extents, needs XFS or btrfs",
+        "copy": "asked for: a full copy that needs no image",
+    },
+)
+_FICLONE = 0x40049409
+_GETFLAGS, _SETFLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
+_LONG = struct.Struct("l")
+_COPY_PIECE = 64 << 20
+_CHANGING = Limits(wall_seconds=24 * 3600)
+
+
+class FileVolumes:
+    """The volumes in ``root``. ``inherit`` gives the descriptors of the locks that programs must hold on;
+    ``host`` is asked for guests, and tells a running one that its disk grew."""
+
+    def __init__(
+        self,
+        root: str,
+        runner: Runner,
+        inherit: Callable[[], Sequence[int]] = tuple,
+        host: Host | None = None,
+        beat: Callable[[], None] = lambda: None,
+        staging_bytes: int = 1 << 42,
+    ) -> None:
+        self.root = root
+        self._runner, self._inherit, self._host, self._beat = runner, inherit, host, beat
+        self._staging = Staging(self._path(PRIVATE + "/staging"), staging_bytes)
+
+    def prepare(self) -> None:
+        """Make the folders that volumes stand in. A guest's qemu passes through them and cannot list them."""
+        for name in ("images", "disks", "staging"):
+            path = self._path(f"{PRIVATE}/{name}")
+            os.makedirs(path, mode=0o711, exist_ok=True)
+            os.chmod(path, 0o700 if name == "staging" else 0o711)
+        sync_folder(self._path(PRIVATE))
+
+    @staticmethod
+    def capabilities() -> Capabilities:
+        """See the contract."""
+        return CAPABILITIES
+
+    # Looking
+
+    def inventory(self) -> Mapping[str, str]:
+        """See the contract. Folders and what is no regular file are none of ours."""
+        found = {}
+        for folder in ("", PRIVATE + "/images/", PRIVATE + "/disks/"):
+            with contextlib.suppress(FileNotFoundError), os.scandir(self._path(folder)) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        found[folder + entry.name] = str(entry.inode())
+        return found
+
+    def stat(self, volume: Volume) -> Stat | None:
+        """See the contract."""
+        try:
+            with self._open(volume, os.O_RDONLY) as descriptor:
+                status = os.fstat(descriptor)
+                size = read_size(descriptor, str(volume)) if volume.format == "qcow2" else status.st_size
+        except FileNotFoundError:
+            return None
+        return Stat(size, status.st_blocks * 512, str(status.st_ino))
+
+    def pointer(self, volume: Volume) -> str | None:
+        """See the contract. Only a qcow2 file, by its record, can point anywhere."""
+        if volume.format != "qcow2":
+            return None
+        with self._open(volume, os.O_RDONLY) as descriptor:
+            named = read_header(descriptor, str(volume)).backing_file
+        if named is None:
+            return None
+        path = os.path.normpath(os.path.join(os.path.dirname(self._path(volume.name)), named))
+        return os.path.relpath(path, self.root) if path.startswith(self.root + "/") else path
+
+    def digest(self, volume: Volume) -> str:
+        """See the contract."""
+        with self._open(volume, os.O_RDONLY) as descriptor:
+            return content_of_file(descriptor, os.fstat(descriptor).st_size)
+
+    def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
+        """One look over the host's processes and guests for all."""
+        paths = [self._path(volume.name) for (volume,) in batch]
+        try:
+            found = users_of_files(paths, self._host.uses if self._host is not None else None)
+        except (OSError, StorageError) as error:
+            return [Users(unknown=f"it cannot be told who uses it: {error}") for _ in batch]
+        return [Users(by=tuple(found.get(path, ()))) for path in paths]
+
+    def users(self, volume: Volume) -> Users:
+        """See the contract."""
+        return self.users_all([(volume,)])[0]
+
+    # Making
+
+    def allocate_all(self, batch: Sequence[tuple[Volume, int]]) -> list[Outcome]:
+        """Blank files, one sync for all."""
+        return self._make([(volume, None, size) for volume, size in batch])
+
+    def allocate(self, volume: Volume, size: int) -> Outcome:
+        """See the contract."""
+        return self.allocate_all([(volume, size)])[0]
+
+    def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
+        """Overlays in one batch, one sync for all; other ways one by one."""
+        overlays = [(volume, image, size) for image, volume, size, how in batch if how == "overlay"]
+        made = iter(self._make(overlays))
+        return [
+            next(made) if how == "overlay" else self._copy(image, volume, size, how)
+            for image, volume, size, how in batch
+        ]
+
+    def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
+        """See the contract."""
+        return self.clone_all([(image, volume, size, how)])[0]
+
+    def fill(self, volume: Volume, content: Content) -> Facts:
+        """See the contract."""
+        with self._new(volume) as descriptor:
+            sink = FileSink(descriptor, self._path(volume.name))
+            means = Means(self._runner, self._staging, self._beat, tuple(self._inherit()))
+            facts = content.pour([sink], means)
+        sync_folder(os.path.dirname(self._path(volume.name)))
+        return facts
+
+    def seal(self, volume: Volume) -> Outcome:
+        """See the contract. Where the file system knows it, not even root writes to the file by mistake."""
+        with self._open(volume, os.O_RDONLY) as descriptor:
+            os.fchmod(descriptor, 0o444)
+            _set_immutable(descriptor, True)
+            os.fsync(descriptor)
+        return DONE
+
+    def _make(self, batch: Sequence[tuple[Volume, Volume | None, int]]) -> list[Outcome]:
+        """New qcow2 files, with or without an image under them; raw ones only without."""
+        outcomes: list[Outcome] = []
+        folders = set()
+        made = []
+        sizes: dict[str, int] = {}
+        for volume, image, size in batch:
+            path = self._path(volume.name)
+            if image is not None:
+                outcome = self._fits(image, size, sizes)
+                if not outcome:
+                    outcomes.append(outcome)
+                    continue
+            backing = None if image is None else os.path.relpath(self._path(image.name), os.path.dirname(path))
+            try:
+                with self._new(volume) as descriptor:
+                    if volume.format == "qcow2":
+                        write_pieces(descriptor, overlay_image(size, backing))
+                    else:
+                        os.ftruncate(descriptor, rounded(size))
+            except FileExistsError:
+                outcomes.append(ALREADY)  # the name is fresh: only a reply was lost
+                continue
+            made.append(path)
+            folders.add(os.path.dirname(path))
+            outcomes.append(DONE)
+        sync_files(made)
+        for folder in folders:
+            sync_folder(folder)
+        return outcomes
+
+    def _fits(self, image: Volume, size: int, sizes: dict[str, int]) -> Outcome:
+        """Whether a disk of ``size`` can stand on the image; each image is looked at once a batch."""
+        if image.name not in sizes:
+            stat_now = self.stat(image)
+            sizes[image.name] = -1 if stat_now is None else stat_now.size
+        if sizes[image.name] < 0:
+            return refused(f"the image {image} has no volume")
+        if sizes[image.name] > size:
+            return refused(f"the image {image} has {sizes[image.name]} bytes, more than the {size} asked for")
+        return DONE
+
+    def _copy(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
+        fits = self._fits(image, size, {})
+        if not fits:
+            return fits
+        with self._open(image, os.O_RDONLY) as source, self._new(volume) as descriptor:
+            if how == "reflink":
+                try:
+                    fcntl.ioctl(descriptor, _FICLONE, source)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL):
+                        raise
+                    return refused("the file system of the pool cannot share extents (reflink): use overlay or copy")
+            else:
+                _copy_data(source, descriptor, self._beat)
+            os.ftruncate(descriptor, rounded(size))
+            os.fsync(descriptor)
+        sync_folder(os.path.dirname(self._path(volume.name)))
+        return DONE
+
+    # Changing
+
+    def grow(self, volume: Volume, size: int) -> Outcome:
+        """See the contract. Qemu's own lock keeps two that grow the file at once apart; neither call shrinks."""
+        stat_now = self.stat(volume)
+        if stat_now is None:
+            return refused(f"the volume {volume} is missing")
+        if stat_now.size >= rounded(size):
+            return ALREADY
+        if self._host is not None:
+            live = [use for use in self._host.users_of(self._path(volume.name)) if use.live and use.state != "saved"]
+            if live:
+                self._host.block_resize(live[0].domain, live[0].target, rounded(size))
+                return DONE
+        argv = ["qemu-img", "resize", "-q", "-f", volume.format, self._path(volume.name), str(rounded(size))]
+        self._run(argv)
+        sync_files([self._path(volume.name)])
+        return DONE
+
+    def flatten(self, volume: Volume) -> Outcome:
+        """See the contract. The image's pointer goes last, so that it can be done again from any point."""
+        if volume.format != "qcow2":
+            return ALREADY
+        users = self.users(volume)
+        if users:
+            return refused(f"it is in use by {users}")
+        with self._open(volume, os.O_RDONLY) as descriptor:
+            if read_header(descriptor, str(volume)).backing_file is None:
+                return ALREADY
+        self._run(["qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", self._path(volume.name)])
+        sync_files([self._path(volume.name)])
+        return DONE
+
+    def adopt(self, found: str, volume: Volume) -> Outcome:
+        """See the contract. The inode tells that it is the file that was meant."""
+        source, target = self._path(found), self._path(volume.name)
+        try:
+            status = os.lstat(source)
+        except FileNotFoundError:
+            return refused(f"there is no {found} in the pool")
+        if not stat.S_ISREG(status.st_mode) or str(status.st_ino) != volume.adopted:
+            return refused(f"{found} is not the file that it was when the task began")
+        if source != target:
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except FileExistsError:
+                if str(os.lstat(target).st_ino) != volume.adopted:
+                    return refused(f"another file stands at {volume}")
+            sync_folder(os.path.dirname(target))
+        return DONE
+
+    def leave(self, found: str, volume: Volume) -> Outcome:
+        """See the contract."""
+        source, target = self._path(found), self._path(volume.name)
+        try:
+            if os.path.samestat(os.lstat(source), os.lstat(target)) and source != target:
+                os.unlink(source)
+                sync_folder(os.path.dirname(source))
+                return DONE
+        except FileNotFoundError:
+            return ALREADY
+        return refused(f"{found} and {volume} are not one file")
+
+    def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
+        """One look for users, one sync a folder."""
+        outcomes = []
+        folders = set()
+        for (volume,), users in zip(batch, self.users_all(batch)):
+            if users:
+                outcomes.append(refused(f"it is in use by {users}"))
+                continue
+            path = self._path(volume.name)
+            try:
+                self._unlink(path)
+                outcomes.append(DONE)
+            except FileNotFoundError:
+                outcomes.append(ALREADY)
+            folders.add(os.path.dirname(path))
+        for folder in folders:
+            sync_folder(folder)
+        return outcomes
+
+    def remove(self, volume: Volume) -> Outcome:
+        """See the contract."""
+        return self.remove_all([(volume,)])[0]
+
+    def sweep(self) -> list[str]:
+        """See the contract. Staging files have no name while they are used: what has one was left by the dead."""
+        cleared = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self._staging.directory):
+                path = os.path.join(self._staging.directory, name)
+                if not any(users_of_files([path]).values()):
+                    os.unlink(path)
+                    cleared.append(f"{PRIVATE}/staging/{name}")
+        return cleared
+
+    # Files
+
+    def _path(self, name: str) -> str:
+        path = os.path.normpath(os.path.join(self.root, name))
+        if not path.startswith(self.root.rstrip("/") + "/") and path != self.root:
+            raise LostMetadata(f"The record names the volume {name!r}, which lies outside of its pool {self.root}.")
+        return path
+
+    @contextlib.contextmanager
+    def _open(self, volume: Volume, flags: int) -> Iterator[int]:
+        """The volume's file, never through a link that somebody put there."""
+        path = self._path(volume.name)
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise LostMetadata(f"The volume {volume} is not a regular file: restore it, or remove its disk.")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _new(self, volume: Volume) -> Iterator[int]:
+        descriptor = os.open(
+            self._path(volume.name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            yield descriptor
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfSpace(
+                    f"The pool folder {self.root} is full: free space in it, then run the task again."
+                ) from error
+            raise
+        finally:
+            os.close(descriptor)
+
+    def _run(self, argv: Sequence[str]) -> None:
+        self._runner.run(argv, limits=_CHANGING, pass_fds=tuple(self._inherit()), beat=self._beat)
+
+    def _unlink(self, path: str) -> None:
+        """Remove a file, which may be sealed."""
+        try:
+            os.unlink(path)
+        except PermissionError:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                _set_immutable(descriptor, False)
+            finally:
+                os.close(descriptor)
+            os.unlink(path)
+
+
+def rounded(size: int) -> int:
+    """``size`` bytes as whole sectors."""
+    return -(-size // SECTOR) * SECTOR
+
+
+def _set_immutable(descriptor: int, immutable: bool) -> None:
+    """Set or clear the immutable flag; file systems without it are let be (the mode still stands)."""
+    try:
+        flags = _LONG.unpack(fcntl.ioctl(descriptor, _GETFLAGS, _LONG.pack(0)))[0]
+        flags = flags | _IMMUTABLE if immutable else flags & ~_IMMUTABLE
+        fcntl.ioctl(descriptor, _SETFLAGS, _LONG.pack(flags))
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
+            raise
+
+
+def _copy_data(source: int, target: int, beat: Callable[[], None]) -> None:
+    """Copy what is data, leave holes holes."""
+    end, offset = os.fstat(source).st_size, 0
+    while offset < end:
+        try:
+            offset = os.lseek(source, offset, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            raise
+        stop = os.lseek(source, offset, os.SEEK_HOLE)
+        while offset < stop:
+            offset += os.copy_file_range(source, target, min(stop - offset, _COPY_PIECE), offset, offset)
+            beat()
+    os.ftruncate(target, end)

@@ -1,0 +1,158 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""What a new volume can be filled with. Each kind pours itself into one or more sinks and tells what it did."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .blank import make_blank
+from .bounds import Bounds
+from .command import Beat, Runner
+from .digest import BLOCK, ContentDigest, blocks_with_data, is_zero, read_block
+from .intake import Sink, Staging, take_in
+from .ops import Facts
+from .sources import SourceSpec
+
+
+@dataclass(frozen=True)
+class Means:
+    """What pouring needs from the pool: programs, a bounded place for what has to be staged, a sign of life to
+    give, and the descriptors of locks that programs have to hold as long as they run."""
+
+    runner: Runner
+    staging: Staging
+    beat: Beat
+    inherit: Sequence[int]
+
+
+class Content(Protocol):
+    """Something to fill volumes with."""
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """Write it to every sink, durably. The facts: ``size`` and ``content``, and what else is worth keeping."""
+        ...
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """An image from outside: inspected, verified and converted on its way."""
+
+    spec: SourceSpec
+    bounds: Bounds
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content."""
+        taken = take_in(
+            self.spec,
+            self.bounds,
+            sinks,
+            runner=means.runner,
+            staging=means.staging,
+            beat=means.beat,
+            inherit=means.inherit,
+        )
+        return {
+            "size": taken.virtual_size,
+            "content": taken.content,
+            "source_size": taken.source_size,
+            "source_digests": taken.source_digests,
+            "bytes_read": taken.bytes_read,
+            "bytes_written": taken.bytes_written,
+            "staged": taken.staged,
+        }
+
+
+@dataclass(frozen=True)
+class Template:
+    """An empty file system of ``size`` bytes, made here."""
+
+    kind: str
+    size: int
+    label: str
+    identity: uuid.UUID
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content."""
+        with tempfile.TemporaryFile(dir=means.staging.directory) as file:
+            make_blank(file.fileno(), self.kind, self.size, self.label, self.identity, means.runner, means.inherit)
+            digest = ContentDigest(self.size)
+            written = 0
+            for sink in sinks:
+                sink.set_size(self.size)
+            for offset in blocks_with_data(file.fileno(), self.size):
+                block = read_block(file.fileno(), offset, min(BLOCK, self.size - offset))
+                digest.add(offset, block)
+                written += _spread(sinks, offset, block)
+                means.beat()
+        for sink in sinks:
+            sink.sync()
+        return {"size": self.size, "content": digest.finish(), "bytes_read": 0, "bytes_written": written}
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A few bytes that are at hand, such as a config disk; padded with zeroes to whole sectors."""
+
+    data: bytes
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content."""
+        data = self.data + bytes(-len(self.data) % 512)
+        digest = ContentDigest(len(data))
+        for offset in range(0, len(data), BLOCK):
+            digest.add(offset, data[offset : offset + BLOCK])
+        for sink in sinks:
+            sink.set_size(len(data))
+            sink.write(0, data)
+            sink.sync()
+        sha256 = hashlib.sha256(self.data).hexdigest()
+        return {"size": len(data), "content": digest.finish(), "source_digests": {"sha256": sha256}, "bytes_read": 0}
+
+
+_PIECE = 64 * 1024
+
+
+def _spread(sinks: Sequence[Sink], offset: int, block: bytes) -> int:
+    """Write the pieces of a block that are not zero; gives the bytes written to all sinks together."""
+    written = 0
+    for start in range(0, len(block), _PIECE):
+        piece = block[start : start + _PIECE]
+        if not is_zero(piece):
+            for sink in sinks:
+                sink.write(offset + start, piece)
+                written += len(piece)
+    return written
+
+
+class FileSink:
+    """A sparse file, open for writing, as a sink. ``path`` is how qemu-img may reach it."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self.descriptor = descriptor
+        self.path: str | None = path
+
+    def set_size(self, size: int) -> None:
+        """See Sink."""
+        os.ftruncate(self.descriptor, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """See Sink."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view, offset)
+            view, offset = view[written:], offset + written
+
+    def sync(self) -> None:
+        """See Sink."""
+        os.fsync(self.descriptor)

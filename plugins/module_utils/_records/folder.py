@@ -1,0 +1,393 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The record store for anything that is a folder on a file system, local or NFS.
+
+::
+
+    records/<id>            the body: one JSON object; never renamed, never edited
+    records/<id>.<state>    a second name of the body: the state
+    references/<id>/<name>  what refers to <id>; empty files, never renamed
+    facts/<id>/<topic>      facts, replaced as a whole
+    locks/<name>            see ``_ground.locks``
+    new/                    files before they get their names
+
+The state moves by renaming its name: of two hosts that rename the same source one succeeds. A scan can miss a name
+that is renamed meanwhile, so a record shows by its body's name, too, and counts as MOVING then. What was tried on
+NFS 4.2: a listing through a descriptor of its own is fresh; ``link`` excludes, ``renameat2`` is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .._ground.durable import sync_files, sync_folder
+from .._ground.errors import BadInput, LostMetadata, NewerSchema, NotFound
+from .._ground.locks import FileLocks
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .contract import Listing
+from .types import ENDED, SCHEMA, Record, State, from_json, is_id, to_json
+
+BODY_LIMIT = 1 << 20
+FOLDERS = ("records", "references", "facts", "locks", "new")
+POOL = "pool"
+"""Facts under this id are about the pool itself."""
+
+
+class FolderStore:
+    """The records in ``root``. ``open`` one that exists, ``make`` one that need not."""
+
+    def __init__(self, root: str, beat_seconds: float = 2.0) -> None:
+        self.root = root
+        self.locks = FileLocks(self._path("locks"), beat_seconds)
+        self._records = self._path("records")
+
+    @classmethod
+    def open(cls, root: str, beat_seconds: float = 2.0) -> FolderStore:
+        """The store in ``root``; raises NotFound where there is none, NewerSchema where it is too new for us."""
+        try:
+            with open(os.path.join(root, "schema"), encoding="ascii") as file:
+                schema = file.read(16).strip()
+        except FileNotFoundError:
+            raise NotFound(f"There are no records in {root}.") from None
+        except (ValueError, IsADirectoryError):
+            schema = ""
+        if not schema.isdigit():
+            raise LostMetadata(
+                f"The file {root}/schema does not hold a number: write the schema version of the pool there "
+                f"({SCHEMA} for this version of virt.storage)."
+            )
+        if int(schema) > SCHEMA:
+            raise NewerSchema(
+                f"The records in {root} have schema {schema}, and this version of virt.storage knows up to {SCHEMA}: "
+                "use a newer version of the collection."
+            )
+        return cls(root, beat_seconds)
+
+    @classmethod
+    def make(cls, root: str, beat_seconds: float = 2.0) -> FolderStore:
+        """The store in ``root``, made where there is none. Only root can look in; idempotent."""
+        try:
+            return cls.open(root, beat_seconds)
+        except NotFound:
+            pass
+        os.makedirs(root, mode=0o711, exist_ok=True)
+        _own_folder(root)
+        for folder in FOLDERS:
+            path = os.path.join(root, folder)
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            _own_folder(path)
+        store = cls(root, beat_seconds)
+        store._place(os.path.join(root, "schema"), b"%d\n" % SCHEMA)
+        sync_folder(root)
+        sync_folder(os.path.dirname(root))
+        return store
+
+    # Records
+
+    def create_all(self, batch: Sequence[tuple[Record, State]]) -> list[Outcome]:
+        """Bodies first and durable, then their names: never the other way round."""
+        outcomes: list[Outcome] = []
+        fresh = []
+        for record, state in batch:
+            standing = self._standing(record, state)
+            if standing is None:
+                fresh.append((record, state, self._new(to_json(record))))
+            outcomes.append(standing or DONE)
+        sync_files([path for _record, _state, path in fresh])
+        for record, state, path in fresh:
+            os.link(path, self._state_path(record.id, state))
+            os.rename(path, os.path.join(self._records, record.id))
+        if fresh or ALREADY in outcomes:
+            sync_folder(self._records)
+        return outcomes
+
+    def create(self, record: Record, state: State) -> Outcome:
+        """See the contract."""
+        return self.create_all([(record, state)])[0]
+
+    def _standing(self, record: Record, state: State) -> Outcome | None:
+        """What a record of this id that stands already means for creating it; None where there is none."""
+        body = os.path.join(self._records, record.id)
+        if not os.path.lexists(body) and not any(os.path.lexists(p) for p in self._state_paths(record.id)):
+            return None
+        if self.read(record.id) != record:
+            return refused("another record has this id")
+        if any(os.path.lexists(path) for path in self._state_paths(record.id)):
+            return ALREADY
+        os.link(body, self._state_path(record.id, state))  # a creation that power loss cut short
+        return ALREADY
+
+    def swap_all(self, batch: Sequence[tuple[str, State, State]]) -> list[Outcome]:
+        """One rename each, one sync for all."""
+        outcomes: list[Outcome] = []
+        for record_id, was, now in batch:
+            try:
+                os.rename(self._state_path(record_id, was), self._state_path(record_id, now))
+                outcomes.append(DONE)
+            except FileNotFoundError:
+                outcomes.append(refused(f"{record_id} is not {was}"))
+        sync_folder(self._records)
+        return outcomes
+
+    def swap(self, record_id: str, was: State, now: State) -> Outcome:
+        """See the contract."""
+        return self.swap_all([(record_id, was, now)])[0]
+
+    def states(self) -> Listing:
+        """See the contract. A name that cannot be ours is passed over; a state that we do not know fails closed."""
+        states: dict[str, State] = {}
+        for name in os.listdir(self._records):
+            if is_id(name):
+                states.setdefault(name, State.MOVING)
+                continue
+            record_id, _dot, word = name.rpartition(".")
+            if not is_id(record_id):
+                continue
+            state = _state(word, record_id)
+            twice = states.get(record_id, State.MOVING) is not State.MOVING
+            states[record_id] = State.MOVING if twice else state
+        return Listing(states)
+
+    def read(self, record_id: str) -> Record:
+        """See the contract."""
+        for path in (os.path.join(self._records, record_id), *self._state_paths(record_id)):
+            try:
+                return from_json(_read(path), record_id)
+            except FileNotFoundError:
+                continue
+        raise LostMetadata(
+            f"There is no record of {record_id}: restore it with disk_metadata state=rebuilt.", id=record_id
+        )
+
+    def sync(self) -> None:
+        """See the contract."""
+        sync_folder(self._records)
+
+    def probe(self) -> None:
+        """See the contract."""
+        path = os.path.join(self._records, ".probe-" + secrets.token_hex(8))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.unlink(path)
+
+    # References
+
+    def refer_all(self, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """One empty file each, one sync a folder."""
+        outcomes = []
+        folders = set()
+        for record_id, name in batch:
+            folder = self._references(record_id)
+            try:
+                os.mkdir(folder, 0o700)
+                sync_folder(os.path.dirname(folder))
+            except FileExistsError:
+                pass
+            try:
+                os.close(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                outcomes.append(DONE)
+            except FileExistsError:
+                outcomes.append(ALREADY)
+            folders.add(folder)
+        for folder in folders:
+            sync_folder(folder)
+        return outcomes
+
+    def refer(self, record_id: str, name: str) -> Outcome:
+        """See the contract."""
+        return self.refer_all([(record_id, name)])[0]
+
+    def unrefer_all(self, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """One unlink each, one sync a folder."""
+        outcomes = []
+        folders = set()
+        for record_id, name in batch:
+            folder = self._references(record_id)
+            try:
+                os.unlink(os.path.join(folder, name))
+                outcomes.append(DONE)
+                folders.add(folder)
+            except FileNotFoundError:
+                outcomes.append(ALREADY)
+        for folder in folders:
+            sync_folder(folder)
+        return outcomes
+
+    def unrefer(self, record_id: str, name: str) -> Outcome:
+        """See the contract."""
+        return self.unrefer_all([(record_id, name)])[0]
+
+    def references(self, record_id: str) -> Iterable[str]:
+        """See the contract."""
+        try:
+            return os.listdir(self._references(record_id))
+        except FileNotFoundError:
+            return []
+
+    # Facts
+
+    def note(self, record_id: str, topic: str, facts: Facts) -> None:
+        """See the contract."""
+        folder = self._path("facts", record_id)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self._place(os.path.join(folder, topic), (json.dumps(facts, sort_keys=True) + "\n").encode())
+
+    def notes(self, record_id: str) -> Mapping[str, Facts]:
+        """See the contract."""
+        folder = self._path("facts", record_id)
+        found: dict[str, Facts] = {}
+        try:
+            topics = os.listdir(folder)
+        except FileNotFoundError:
+            return found
+        for topic in sorted(topics):
+            try:
+                facts = json.loads(_read(os.path.join(folder, topic)))
+            except (OSError, ValueError, RecursionError, LostMetadata):
+                continue
+            if isinstance(facts, dict):
+                found[topic] = facts
+        return found
+
+    # Locks
+
+    def hold(self, name: str) -> Outcome:
+        """See the contract."""
+        return DONE if self.locks.hold(name) else refused(f"another process holds {name}")
+
+    def release(self, name: str) -> None:
+        """See the contract. A lock that only this process ever takes goes with it."""
+        self.locks.release(name)
+        if name.startswith(OWNER):
+            self.locks.discard(name)
+
+    def pulse(self, name: str) -> int | None:
+        """See the contract."""
+        return self.locks.pulse(name)
+
+    # Housekeeping
+
+    def forget(self, record_id: str) -> None:
+        """See the contract. The state goes last: a record that is half forgotten is still ended."""
+        for folder in (self._references(record_id), self._path("facts", record_id)):
+            for name in _names(folder):
+                os.unlink(os.path.join(folder, name))
+            if os.path.isdir(folder):
+                os.rmdir(folder)
+        states = [path for path in self._state_paths(record_id) if os.path.lexists(path)]
+        if not all(path.endswith(tuple(f".{state}" for state in ENDED)) for path in states):
+            raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
+        for path in (os.path.join(self._records, record_id), *states):
+            if os.path.lexists(path):
+                os.unlink(path)
+        sync_folder(self._records)
+
+    def sweep(self, keep_seconds: float) -> list[str]:
+        """See the contract. Age is only ever asked of what has ended or never began."""
+        forgotten = []
+        oldest = time.time() - keep_seconds
+        for record_id, state in self.states().states.items():
+            if state in ENDED and os.lstat(self._state_path(record_id, state)).st_ctime < oldest:
+                self.forget(record_id)
+                forgotten.append(record_id)
+        for name in self.locks.names():
+            if name.startswith(OWNER) and self.locks.pulse(name) is None:
+                self.locks.discard(name)
+        for name in _names(self._path("new")):
+            path = self._path("new", name)
+            if os.lstat(path).st_ctime < time.time() - NEW_SECONDS:
+                os.unlink(path)
+        return forgotten
+
+    # Files
+
+    def _path(self, *parts: str) -> str:
+        return os.path.join(self.root, *parts)
+
+    def _references(self, record_id: str) -> str:
+        return self._path("references", record_id)
+
+    def _state_path(self, record_id: str, state: State) -> str:
+        return os.path.join(self._records, f"{record_id}.{state}")
+
+    def _state_paths(self, record_id: str) -> Iterator[str]:
+        return (self._state_path(record_id, state) for state in State if state is not State.MOVING)
+
+    def _new(self, data: bytes) -> str:
+        """A file of its own with ``data``, not durable yet."""
+        path = self._path("new", secrets.token_hex(12))
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            written = os.write(descriptor, data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        except OSError:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+        return path
+
+    def _place(self, path: str, data: bytes) -> None:
+        """Put ``data`` at ``path``, whole or not at all."""
+        new = self._new(data)
+        sync_files([new])
+        os.rename(new, path)
+
+
+OWNER = "owner+"
+"""Names of locks that stand for one process begin so."""
+NEW_SECONDS = 24 * 3600
+"""How old a file without a name must be to be nobody's."""
+
+
+def _state(word: str, record_id: str) -> State:
+    try:
+        return State(word)
+    except ValueError:
+        raise NewerSchema(
+            f"The record of {record_id} is in state {word!r}, which this version of virt.storage does not know: "
+            "use a newer version of the collection.",
+            id=record_id,
+        ) from None
+
+
+def _read(path: str) -> bytes:
+    """A small regular file, whole; nobody's link is followed."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise LostMetadata(f"The record file {path} is a symbolic link, which virt.storage never makes.") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise LostMetadata(f"The record file {path} is not a regular file.")
+        return os.read(descriptor, BODY_LIMIT)
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _own_folder(path: str) -> None:
+    """Refuse a folder that somebody else put there for us to write into."""
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise BadInput(
+            f"The path {path} is not a folder of user {os.geteuid()}: remove it, or give the folder to that user."
+        )
