@@ -15,12 +15,13 @@ import subprocess
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Protocol
+from typing import IO
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import CommandFailed, UnsafeImage
 from ansible_collections.virt.storage.plugins.module_utils._ground.headers import refuse
+from ansible_collections.virt.storage.plugins.module_utils._ground.sources import Reader, fill
 
 _CHUNK = 1024**2
 _XZ_MEMORY = 80 * 1024**2  # bytes; `xz -9`, the most that its presets ask for, needs 65 MiB
@@ -28,16 +29,8 @@ _ZSTD = ["zstd", "--decompress", "--stdout", "--quiet", "--no-progress", "--memo
 _ZSTD_LIMITS = Limits(address_space=1024**3)
 
 
-class Reader(Protocol):
-    """Something with bytes to read."""
-
-    def read(self, size: int) -> bytes:
-        """At least one byte and at most ``size``; none at the end."""
-        ...
-
-
 class Stream:
-    """What comes out: ``read`` returns as much as it is asked for, except at the end.
+    """What comes out.
 
     :param limit: bytes; a stream that has more is refused (check ``virtual_size``).
     """
@@ -46,26 +39,21 @@ class Stream:
         self._chunks = chunks
         self._limit = limit
         self._given = 0
-        self._left = b""
+        self._left = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes, or what is left."""
-        parts, missing = [self._left], size - len(self._left)
-        while missing > 0:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            parts.append(chunk)
-            missing -= len(chunk)
-        data = parts[1] if len(parts) == 2 and not parts[0] else b"".join(parts)
-        if len(data) > size:
-            data, self._left = data[:size], data[size:]
-        else:
-            self._left = b""
+        """At least one byte and at most ``size``; none at the end."""
+        if not self._left:
+            self._left = memoryview(next(self._chunks, b""))
+        data, self._left = bytes(self._left[:size]), self._left[size:]
         self._given += len(data)
         if self._given > self._limit:
             raise refuse("virtual_size", "The source holds more than the %d bytes that are accepted." % self._limit)
         return data
+
+    def block(self, buffer: bytearray) -> memoryview:
+        """As many bytes as ``buffer`` holds, or what is left."""
+        return fill(self, buffer)
 
     def close(self) -> None:
         """Stop what is at work for the stream."""

@@ -47,7 +47,7 @@ _THREADS = 2  # Reading from the page cache and hashing a block cost about the s
 
 def is_zero(data: Buffer) -> bool:
     """Whether ``data``, at most a block, has no byte other than zero. Costs nothing when the first byte is one."""
-    return ZEROES.startswith(data)
+    return data is ZEROES or ZEROES.startswith(data)
 
 
 class ContentDigest:
@@ -83,7 +83,7 @@ def content_of_file(
     size: int,
     *,
     beat: Callable[[], None] | None = None,
-    each: Callable[[int, bytes], None] | None = None,
+    each: Callable[[int, memoryview], None] | None = None,
 ) -> str:
     """The digest of the first ``size`` bytes of an open file or block device that holds raw content.
 
@@ -92,30 +92,33 @@ def content_of_file(
 
     :param beat: called between blocks; may raise to cancel.
     :param each: called in this thread, in order, with the offset and the bytes of every block that is not zero:
-        a further volume to write, say.
+        a further volume to write, say. The bytes are good only until it returns.
     """
     digest = ContentDigest(size)
+    buffers = [bytearray(BLOCK) for _ in range(_THREADS + 1)]
 
-    def take(offset: int) -> bytes:
-        data = read_block(fd, offset, min(BLOCK, size - offset))
-        digest.add(offset, data)
-        return data if each is not None and not is_zero(data) else b""
+    def take(offset: int, buffer: bytearray) -> memoryview:
+        view = _read_into(fd, offset, memoryview(buffer)[: min(BLOCK, size - offset)])
+        digest.add(offset, view)
+        return view
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        running: deque[tuple[int, Future[bytes]]] = deque()
+        running: deque[tuple[int, bytearray, Future[memoryview]]] = deque()
 
         def settle() -> None:
-            offset, future = running.popleft()
-            data = future.result()
-            if data and each is not None:
-                each(offset, data)
+            offset, buffer, future = running.popleft()
+            view = future.result()
+            if each is not None and not is_zero(view):
+                each(offset, view)
+            buffers.append(buffer)
             if beat is not None:
                 beat()
 
         for offset in blocks_with_data(fd, size):
-            if len(running) > _THREADS:
+            if not buffers:
                 settle()
-            running.append((offset, pool.submit(take, offset)))
+            buffer = buffers.pop()
+            running.append((offset, buffer, pool.submit(take, offset, buffer)))
         while running:
             settle()
     return digest.finish()
@@ -123,13 +126,18 @@ def content_of_file(
 
 def read_block(fd: int, offset: int, length: int) -> bytes:
     """``length`` bytes from ``offset`` on; zeroes behind the end of the file."""
-    data = os.pread(fd, length, offset)
-    while len(data) < length:
-        more = os.pread(fd, length - len(data), offset + len(data))
-        if not more:
-            return data + bytes(length - len(data))
-        data += more
-    return data
+    return bytes(_read_into(fd, offset, memoryview(bytearray(length))))
+
+
+def _read_into(fd: int, offset: int, view: memoryview) -> memoryview:
+    filled = 0
+    while filled < len(view):
+        done = os.preadv(fd, [view[filled:]], offset + filled)
+        if not done:
+            view[filled:] = bytes(len(view) - filled)
+            break
+        filled += done
+    return view
 
 
 def blocks_with_data(fd: int, size: int) -> Iterator[int]:

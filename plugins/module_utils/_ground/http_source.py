@@ -29,7 +29,12 @@ from ansible.module_utils.urls import open_url
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound, SourceError
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import SourceSpec, origin, without_secrets
+from ansible_collections.virt.storage.plugins.module_utils._ground.sources import (
+    SourceSpec,
+    fill,
+    origin,
+    without_secrets,
+)
 
 _MAX_REDIRECTS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
@@ -80,6 +85,10 @@ class HttpSource:
             if self._seen is not None:
                 self._seen.update(data)
             return data
+
+    def block(self, buffer: bytearray) -> memoryview:
+        """As many bytes as ``buffer`` holds, or what is left."""
+        return fill(self, buffer)
 
     def check_unchanged(self) -> None:
         """Each connection was checked to serve the same bytes as the first."""

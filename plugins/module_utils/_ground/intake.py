@@ -33,7 +33,7 @@ from typing import Protocol
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.checksums import Checksum
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Beat, Limits, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.decompress import decompressed
+from ansible_collections.virt.storage.plugins.module_utils._ground.decompress import Stream, decompressed
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import (
     BLOCK,
     Buffer,
@@ -60,12 +60,13 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.sources impor
     expected_checksum,
     open_source,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane, WriteBack, with_beat
+from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane, Ring, WriteBack, with_beat
 
 STAGING_PREFIX = "virt-storage-staging-"
 """Staging files are unlinked as soon as they are open. One that is found was left in that moment, and is garbage."""
 
 _PIECE = 64 * 1024  # what is skipped when it is zero, and the smallest hole that comes about
+_RING = 6  # blocks in memory at a time
 _COROUTINES = "16"
 
 
@@ -220,26 +221,29 @@ class _Intake:
         """Raw content, straight into the volumes."""
         plain = self.spec.compressed_with == "none"
         size = self.source.size if plain else None
-        reader = decompressed(self.hashed, self.spec.compressed_with, self.bounds.max_virtual_size, self.runner)
-        self.stack.callback(reader.close)
-        block = reader.read(BLOCK)
-        inspect_raw(block[:HEAD], self.spec.format, self.bounds, size)
+        reader = self._reader(self.bounds.max_virtual_size)
+        ring, digest, lane = Ring(_RING, BLOCK), ContentDigest(), Lane()
+        self.stack.callback(lane.close)
+        buffer = ring.next()
+        block = reader.block(buffer)
+        inspect_raw(bytes(block[:HEAD]), self.spec.format, self.bounds, size)
         if size is not None:
             self._set_size(round_up(size))
         write_back = WriteBack(self._open_paths())
         self.stack.callback(write_back.stop)
-        digest, lane = ContentDigest(), Lane()
-        self.stack.callback(lane.close)
         position = 0
         while block:
             self.alive()
-            length = len(block)
-            if length % 512:
-                block += bytes(round_up(length) - length)
-            lane.do(digest.add, position, block)
-            self._write(self.sinks, position, block)
-            position += length
-            block = reader.read(BLOCK)
+            users = list(self.hashed.hashing) if plain else []
+            if not is_zero(block):
+                users.append(lane.do(digest.add, position, _whole_sectors(block)))
+                self._write(self.sinks, position, block)
+            position += len(block)
+            if position > self.bounds.max_virtual_size:
+                raise refuse("virtual_size", "The source %s is larger than a disk may be." % self.spec.shown)
+            ring.busy(buffer, users)
+            buffer = ring.next()
+            block = reader.block(buffer)
         lane.finish()
         self._verify()
         if size is not None and position != size:
@@ -249,6 +253,14 @@ class _Intake:
         with self._room(position):
             write_back.finish()
         return round_up(position), digest.finish(round_up(position))
+
+    def _reader(self, limit: int) -> HashedSource | Stream:
+        """The source as it is, or decompressed to at most ``limit`` bytes."""
+        if self.spec.compressed_with == "none":
+            return self.hashed
+        stream = decompressed(self.hashed, self.spec.compressed_with, limit, self.runner)
+        self.stack.callback(stream.close)
+        return stream
 
     def _convert(self, fd: int, inspected: Inspected) -> tuple[int, str]:
         """Let qemu convert an image that passed into the first volume, and bring that into the others."""
@@ -267,7 +279,7 @@ class _Intake:
             self._run_convert(fd, inspected, target)
             inspect_content(os.pread(target, HEAD, 0))
 
-            def write_others(offset: int, data: bytes) -> None:
+            def write_others(offset: int, data: memoryview) -> None:
                 self._write(others, offset, data)
 
             content = content_of_file(target, size, beat=self.alive, each=write_others if others else None)
@@ -288,15 +300,16 @@ class _Intake:
 
     def _stage(self) -> int:
         """Copy the source, decompressed, into a file without a name."""
-        plain = self.spec.compressed_with == "none"
-        fd = self._staging_file(self.source.size if plain else None)
-        reader = decompressed(self.hashed, self.spec.compressed_with, self.staging.max_bytes, self.runner)
-        self.stack.callback(reader.close)
+        limit = self.staging.max_bytes
+        fd = self._staging_file(self.source.size if self.spec.compressed_with == "none" else None)
+        reader = self._reader(limit)
         with self._room(self.source.size):
             while block := reader.read(BLOCK):
                 self.alive()
                 _write_all(fd, block, self.staged)
                 self.staged += len(block)
+                if self.staged > limit:
+                    self._need_room(self.staged)
         return fd
 
     def _staging_file(self, size: int | None) -> int:
@@ -336,7 +349,7 @@ class _Intake:
             for sink in self.sinks:
                 sink.set_size(size)
 
-    def _write(self, sinks: Sequence[Sink], offset: int, block: bytes) -> None:
+    def _write(self, sinks: Sequence[Sink], offset: int, block: Buffer) -> None:
         with self._room(None):
             for start, end in data_runs(block):
                 for sink in sinks:
@@ -369,7 +382,7 @@ class _Intake:
         )
 
 
-def data_runs(block: bytes) -> Iterator[tuple[int, int]]:
+def data_runs(block: Buffer) -> Iterator[tuple[int, int]]:
     """Where in ``block`` something else than zeroes stands: (start, end), in pieces of 64 KiB that are joined."""
     start = None
     for offset in range(0, len(block), _PIECE):
@@ -381,6 +394,12 @@ def data_runs(block: bytes) -> Iterator[tuple[int, int]]:
             start = offset
     if start is not None:
         yield start, len(block)
+
+
+def _whole_sectors(block: memoryview) -> Buffer:
+    """The last block of a raw source as a guest sees it."""
+    missing = -len(block) % 512
+    return bytes(block) + bytes(missing) if missing else block
 
 
 def _write_all(fd: int, data: bytes, offset: int) -> None:

@@ -12,11 +12,13 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Collection
+from concurrent.futures import Future
+from typing import Any
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Beat
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK
+from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, Buffer
 from ansible_collections.virt.storage.plugins.module_utils._ground.sources import Source
-from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane
+from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane, Ring
 
 
 class HashedSource:
@@ -36,15 +38,27 @@ class HashedSource:
         self._digests: dict[str, str] = {}
         self.position = 0
         """Bytes read so far."""
+        self.hashing: list[Future[Any]] = []
+        """What still reads the bytes that came last."""
 
     def read(self, size: int) -> bytes:
         """Up to ``size`` bytes of the source; none at the end."""
         self._alive()
         data = self._source.read(size)
         self.position += len(data)
-        for name, lane in self._lanes.items():
-            lane.do(self._hashes[name].update, data)
+        self._hash(data)
         return data
+
+    def block(self, buffer: bytearray) -> memoryview:
+        """The next bytes, mostly in ``buffer``, which is in use until all of ``hashing`` is done."""
+        self._alive()
+        view = self._source.block(buffer)
+        self.position += len(view)
+        self._hash(view)
+        return view
+
+    def _hash(self, data: Buffer) -> None:
+        self.hashing = [lane.do(self._hashes[name].update, data) for name, lane in self._lanes.items()]
 
     def read_all(self) -> None:
         """Start to read and hash everything in a thread. Whoever uses the source's descriptor meanwhile must not
@@ -54,8 +68,12 @@ class HashedSource:
 
     def _read_all(self) -> None:
         try:
-            while not self._stopped.is_set() and self.read(BLOCK):
-                pass
+            ring = Ring(3, BLOCK)
+            while not self._stopped.is_set():
+                buffer = ring.next()
+                if not self.block(buffer):
+                    break
+                ring.busy(buffer, self.hashing)
         except BaseException as error:  # noqa: BLE001 - it is raised again by digests()
             self._error = error
 

@@ -43,6 +43,10 @@ class Source(Protocol):
         """At least one byte and at most ``size``; none at the end."""
         ...
 
+    def block(self, buffer: bytearray) -> memoryview:
+        """As many bytes as ``buffer`` holds, or what is left: in it, or, where the source has a hole, elsewhere."""
+        ...
+
     def check_unchanged(self) -> None:
         """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
         ...
@@ -161,6 +165,23 @@ def without_secrets(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
+class Reader(Protocol):
+    """Something with bytes to read."""
+
+    def read(self, size: int) -> bytes:
+        """At least one byte and at most ``size``; none at the end."""
+        ...
+
+
+def fill(reader: Reader, buffer: bytearray) -> memoryview:
+    """Read until ``buffer`` is full or the end is there."""
+    view, filled = memoryview(buffer), 0
+    while filled < len(buffer) and (data := reader.read(len(buffer) - filled)):
+        view[filled : filled + len(data)] = data
+        filled += len(data)
+    return view[:filled]
+
+
 def open_source(spec: SourceSpec, bounds: Bounds) -> Source:
     """Open what ``spec`` describes.
 
@@ -251,17 +272,23 @@ class LocalSource:
             raise refuse("file_type", "The source %s cannot be taken: it is %s." % (self._shown, what))
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes. A block that lies in a hole is ``digest.ZEROES`` itself."""
-        size = min(size, self._end - self._position)
+        """Up to ``size`` bytes; none at the end."""
+        return bytes(self.block(bytearray(min(size, self._end - self._position))))
+
+    def block(self, buffer: bytearray) -> memoryview:
+        """The next bytes, in ``buffer`` or, for a whole block in a hole, of ``digest.ZEROES``."""
+        size = min(len(buffer), self._end - self._position)
         if size == BLOCK and next_data(self._fd, self._position, self._end) >= self._position + BLOCK:
             self._position += BLOCK
-            return ZEROES
+            return memoryview(ZEROES)
+        view, filled = memoryview(buffer)[:size], 0
         try:
-            data = os.pread(self._fd, size, self._position)
+            while filled < size and (done := os.preadv(self._fd, [view[filled:]], self._position + filled)):
+                filled += done
         except OSError as error:
             raise SourceError("The source %s cannot be read: %s." % (self._shown, error.strerror)) from error
-        self._position += len(data)
-        return data
+        self._position += filled
+        return view[:filled]
 
     def check_unchanged(self) -> None:
         """Compare with what was opened: size, times of change, and that it can still be looked at."""

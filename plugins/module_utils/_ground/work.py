@@ -73,11 +73,12 @@ class Lane:
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[Any]] = deque()
 
-    def do(self, function: Callable[..., Any], *arguments: object) -> None:
+    def do(self, function: Callable[..., Any], *arguments: object) -> Future[Any]:
         """Queue a call. Waits while the lane is full; raises what an earlier call raised."""
         if len(self._waiting) >= self._depth:
             self._waiting.popleft().result()
         self._waiting.append(self._pool.submit(function, *arguments))
+        return self._waiting[-1]
 
     def finish(self) -> None:
         """Wait until all is done; raise what a call raised."""
@@ -88,6 +89,27 @@ class Lane:
     def close(self) -> None:
         """Drop what has not begun, wait for what has."""
         self._pool.shutdown(cancel_futures=True)
+
+
+class Ring:
+    """Buffers that are used in turn, each only when the work on what it held is done.
+
+    Fresh memory for each block would cost more in page faults than reading the block does.
+    """
+
+    def __init__(self, count: int, size: int) -> None:
+        self._slots: deque[tuple[bytearray, Sequence[Future[Any]]]] = deque((bytearray(size), ()) for _ in range(count))
+
+    def next(self) -> bytearray:
+        """A buffer to fill. Raises what the work on its last content raised."""
+        buffer, users = self._slots.popleft()
+        for user in users:
+            user.result()
+        return buffer
+
+    def busy(self, buffer: bytearray, users: Sequence[Future[Any]]) -> None:
+        """Put a buffer back that is free again when ``users`` are done."""
+        self._slots.append((buffer, users))
 
 
 class WriteBack:

@@ -1,0 +1,120 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How far a whole intake is from its floor: a tuned ``qemu-img convert`` alone.
+
+Both convert the same image, turn by turn in one run, so that whatever else the machine does meets both. The image is
+2 GiB, with about 700 MiB of random data in it. Prints seconds, the ratio of the medians, and the peak of memory.
+
+    python tests/bench/fill_floor.py DIRECTORY [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
+from ansible_collections.virt.storage.plugins.module_utils._ground.intake import Staging, take_in
+from ansible_collections.virt.storage.plugins.module_utils._ground.sources import SourceSpec
+
+SIZE, ALLOCATED = 2 * 1024**3, 700 * 1024**2
+
+
+class FileSink:
+    """A sparse file, as a file pool has it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+
+    def set_size(self, size: int) -> None:
+        os.ftruncate(self._fd, size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        assert os.pwrite(self._fd, data, offset) == len(data)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+        os.unlink(self.path)
+
+
+def make_image(path: str) -> None:
+    """Runs of 1 to 8 MiB of random data with holes between."""
+    dice = random.Random(1)
+    with open(path, "wb") as image:
+        image.truncate(SIZE)
+        offset = done = 0
+        while done < ALLOCATED and offset < SIZE - 8 * 1024**2:
+            length = dice.randint(1, 8) * 1024**2
+            image.seek(offset)
+            image.write(os.urandom(length))
+            done += length
+            offset += length * dice.choice([2, 3, 3])
+        image.flush()
+        os.fsync(image.fileno())
+
+
+def floor(source: str, format_name: str, target: str) -> None:
+    command = ["qemu-img", "convert", "-f", format_name, "-O", "raw", "-W", "-m", "16", "-t", "none", "-T", "none"]
+    subprocess.run([*command, source, target], check=True)
+    os.unlink(target)
+
+
+def intake(source: str, format_name: str, target: str, pools: int = 1) -> None:
+    sinks = [FileSink("%s.%d" % (target, number)) for number in range(pools)]
+    staging = Staging(os.path.dirname(target), SIZE)
+    spec = SourceSpec(source, format_name)
+    take_in(spec, Bounds(SIZE, SIZE), sinks, runner=Runner(), staging=staging, beat=lambda: None)
+    for sink in sinks:
+        sink.close()
+
+
+def timed(work: Callable[[], None]) -> float:
+    os.sync()
+    started = time.monotonic()
+    work()
+    return time.monotonic() - started
+
+
+def main(directory: str, rounds: int) -> None:
+    raw, qcow2, target = (os.path.join(directory, name) for name in ("source.raw", "source.qcow2", "target"))
+    make_image(raw)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2], check=True)
+    for name, source in (("qcow2", qcow2), ("raw", raw)):
+        pairs = []
+        for turn in range(rounds + 1):
+            pair = (
+                timed(lambda: floor(source, name, target)),  # noqa: B023 - called at once
+                timed(lambda: intake(source, name, target)),  # noqa: B023
+                timed(lambda: intake(source, name, target, 2)),  # noqa: B023
+            )
+            if turn:  # the first one warms the page cache up for all
+                pairs.append(pair)
+        floors, intakes, doubles = (statistics.median(column) for column in zip(*pairs))
+        print(
+            "%-6s floor %.2f s  intake %.2f s  ratio %.2f  two pools %.2f s"
+            % (name, floors, intakes, intakes / floors, doubles)
+        )
+        print("       ", "  ".join("%.2f/%.2f" % pair[:2] for pair in pairs))
+    mine, children = (
+        resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    print("peak memory: %d MiB, qemu-img %d MiB" % (mine, children))
+    for path in (raw, qcow2):
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5)
