@@ -153,9 +153,11 @@ options:
     default: false
   remove_contents:
     description:
-      - With O(state=absent), also remove the pool's records and its folder.
+      - With O(state=absent), also remove the pool's records and its folder. A folder on which something is mounted
+        stays.
       - B(The records cannot be brought back.) The task refuses, and names what it found, when the pool holds a disk, a
-        cached image or a volume without a record, or when the definition of any guest mentions a volume in it.
+        cached image or a volume without a record, when somebody is at work in it, or when the definition of any guest
+        mentions a volume in it.
     type: bool
     default: false
 seealso:
@@ -319,6 +321,12 @@ pool:
       type: list
       elements: str
       sample: [old-server.img]
+    problem:
+      description: Why labels, cache limits and volumes of the pool cannot be told.
+      returned: when its records cannot be read, or were written by a newer version of the collection
+      type: str
+      sample: "The records in /srv/ssd/.virt-storage have schema 2, and this version of virt.storage knows up to 1:
+        use a newer version of the collection."
 """
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks.libvirt_pool import task

@@ -110,6 +110,12 @@ pools:
       type: list
       elements: str
       sample: [old-server.img]
+    problem:
+      description: Why labels, cache limits and volumes of the pool cannot be told.
+      returned: when its records cannot be read, or were written by a newer version of the collection
+      type: str
+      sample: "The records in /srv/ssd/.virt-storage have schema 2, and this version of virt.storage knows up to 1:
+        use a newer version of the collection."
 """
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks.libvirt_pool import info

@@ -13,6 +13,9 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from ansible_collections.virt.storage.plugins.module_utils._records.folder import FolderStore
+from ansible_collections.virt.storage.plugins.module_utils._records.types import Disk, State, Volume
+
 GUEST = """
 <domain type='qemu'>
   <name>{name}</name>
@@ -163,6 +166,34 @@ def test_labels_and_cache_limits_are_kept_in_the_pool(four, pool, task):
     assert task("libvirt_pool_info", name=[pool["name"]])["pools"][0]["cache"] == one.run["pool"]["cache"]
 
 
+def test_what_a_pool_holds_is_told_from_its_records(task, refused, pool):
+    task("libvirt_pool", name=pool["name"], labels={"tier": "fast"})
+    store = FolderStore.open(os.path.join(pool["path"], ".virt-storage"))
+    disks = {role: f"web1+{role}+k7d2m4q9xa3e" for role in ("root", "data", "old", "lost")}
+    for role, state in (("root", State.READY), ("data", State.GONE), ("old", State.RELEASED)):
+        volume = Volume(f"{disks[role]}.qcow2", "qcow2")
+        (Path(pool["path"]) / volume.name).write_text(role)
+        store.create(Disk(disks[role], "web1", role, 4, volume, "2026-11-22T10:00:00.000000Z", "me"), state)
+    adopted = Path(pool["path"]) / "adopted.img"
+    os.link(Path(pool["path"]) / f"{disks['root']}.qcow2", adopted)
+    (Path(pool["path"]) / f"{disks['lost']}.qcow2").write_text("lost")
+    found = task("libvirt_pool_info", name=[pool["name"]])["pools"][0]
+    assert found["unmanaged"] == sorted([f"{disks['old']}.qcow2", f"{disks['lost']}.qcow2"])
+    said = refused("libvirt_pool", name=pool["name"], state="absent", remove_contents=True)
+    assert f"disks: {disks['root']};" in said
+    assert f"volumes to be reclaimed: {disks['data']}.qcow2" in said
+
+
+def test_a_pool_of_a_newer_collection_is_told_and_left_alone(task, refused, four, pool):
+    task("libvirt_pool", name=pool["name"], labels={"tier": "fast"})
+    (Path(pool["path"]) / ".virt-storage" / "schema").write_text("99\n")
+    assert "use a newer version" in task("libvirt_pool_info", name=[pool["name"]])["pools"][0]["problem"]
+    assert "use a newer version" in refused("libvirt_pool", name=pool["name"], labels={"tier": "slow"})
+    gone = {"name": pool["name"], "state": "absent", "remove_contents": True}
+    assert "use a newer version" in refused("libvirt_pool", **gone)
+    assert four("libvirt_pool", name=pool["name"], state="absent").run["changed"]
+
+
 def test_a_stopped_pool_moves_and_a_running_one_does_not(four, refused, pool, place, task, libvirtd):
     elsewhere = str(place.root / "elsewhere")
     assert "a running pool is not redefined" in refused("libvirt_pool", name=pool["name"], path=elsewhere)
@@ -268,7 +299,7 @@ def test_contents_are_removed_only_by_name_and_only_when_there_are_none(four, re
         domain.undefine()
     assert "is for state=absent" in refused("libvirt_pool", name=pool["name"], remove_contents=True)
     results = four("libvirt_pool", **gone)
-    assert results.run["actions"][0].startswith(f"remove folder {pool['path']}")
+    assert results.run["actions"][0].startswith(f"remove the records of pool {pool['name']}")
     assert not os.path.exists(pool["path"])
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ except ImportError:
 
 _LIBVIRT_ERRORS: tuple[type[Exception], ...] = (libvirt.libvirtError,) if libvirt else ()
 SYSTEM = "qemu:///system"
+Identity = tuple[Any, ...]
 REFRESH_TRIES = 10
 REFRESH_PAUSE = 0.5
 """Seconds between two tries to refresh a pool that is busy with another job."""
@@ -270,8 +271,15 @@ def connect(uri: str, check_mode: bool, warnings: list[str]) -> Host:
 
 def using(uses: list[Use], path: str) -> list[Use]:
     """Those of ``uses`` that are of the file or device at ``path``, whatever it is called there."""
-    wanted = _identity(path)
-    return [use for use in uses if _identity(use.source) == wanted]
+    return using_any(uses, [path])[path]
+
+
+def using_any(uses: list[Use], paths: Iterable[str]) -> dict[str, list[Use]]:
+    """For each of ``paths`` those of ``uses`` that are of it; one look at each file, however many there are."""
+    found: dict[Identity, list[Use]] = {}
+    for use in uses:
+        found.setdefault(_identity(use.source), []).append(use)
+    return {path: found.get(_identity(path), []) for path in paths}
 
 
 def beneath(uses: list[Use], folder: str) -> list[Use]:
@@ -280,7 +288,7 @@ def beneath(uses: list[Use], folder: str) -> list[Use]:
     return [use for use in uses if use.source.startswith("/") and os.path.realpath(use.source).startswith(root)]
 
 
-def _identity(path: str) -> tuple[Any, ...]:
+def _identity(path: str) -> Identity:
     """What makes two paths the same volume: the device number of a device, the inode of a file."""
     try:
         status = os.stat(path)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .._ground.errors import BadInput, InUse, StorageError
+from .._ground.errors import BadInput, InUse, LostMetadata, StorageError
 from .plan import Action, Differences, Fields, Plan
 from .pool_xml import TYPES, Definition, NfsExport, checked_name, unfit, unfit_mount
 
@@ -62,13 +62,20 @@ class Folder:
 
 @dataclass(frozen=True)
 class Contents:
-    """What is in a pool: its labels and cache limits, recorded disks and images, and volumes without a record."""
+    """What is in a pool: labels and cache limits, recorded disks and images, and what has no record.
+
+    ``leftovers`` are volumes whose record has ended, ``busy`` the locks that somebody holds. ``problem`` says why
+    nothing of this could be read; "" when it could.
+    """
 
     labels: Mapping[str, Any] = field(default_factory=dict)
     limits: Mapping[str, int] = field(default_factory=dict)
     disks: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     unmanaged: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    busy: tuple[str, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -230,6 +237,8 @@ def _autostart(want: Wish, have: Found, differences: Differences) -> list[Action
 def _contents(want: Wish, have: Found, differences: Differences) -> list[Action]:
     """Labels and cache limits. Those of a pool that is yet to be mounted are not known, and so are set."""
     actions, pool = [], f"pool {want.name}"
+    if have.contents and have.contents.problem and (want.labels is not None or want.limits):
+        raise LostMetadata(have.contents.problem)
     if differences.add("labels", want.labels, have.contents and dict(have.contents.labels)):
         values = ", ".join(f"{name}={value}" for name, value in sorted((want.labels or {}).items()))
         actions.append(Action("label", pool, f"label {pool} ({values})" if values else f"remove the labels of {pool}"))
@@ -258,11 +267,15 @@ def _plan_removal(want: Wish, have: Found, definition: Definition) -> Plan:
 def _remove_contents(want: Wish, have: Found, definition: Definition) -> Action:
     if have.contents is None:
         raise BadInput(f"What pool {want.name} holds cannot be seen while it is not mounted: start it first.")
+    if have.contents.problem:
+        raise LostMetadata(have.contents.problem)
     held = {
         "used by": have.users,
+        "at work": have.contents.busy,
         "disks": have.contents.disks,
         "images": have.contents.images,
         "volumes without a record": have.contents.unmanaged,
+        "volumes to be reclaimed": have.contents.leftovers,
     }
     said = "; ".join(f"{what}: {listed(names)}" for what, names in held.items() if names)
     if said:
@@ -271,8 +284,10 @@ def _remove_contents(want: Wish, have: Found, definition: Definition) -> Action:
             "pool and keep all that it holds.",
             **{what.replace(" ", "_"): list(names) for what, names in held.items() if names},
         )
-    what = f"folder {definition.path}"
-    return Action("remove", what, f"remove {what}, which holds nothing but the pool's own records")
+    pool = f"pool {want.name}"
+    return Action(
+        "remove", pool, f"remove the records of {pool}, which holds nothing else, and folder {definition.path}"
+    )
 
 
 def _stop(want: Wish, have: Found) -> Action:

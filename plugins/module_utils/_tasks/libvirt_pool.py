@@ -166,6 +166,8 @@ def foresee(name: str, status: PoolStatus | None, have: Found, after: Fields) ->
 
 
 def _described(contents: Contents) -> Fields:
+    if contents.problem:
+        return {"problem": contents.problem}
     return {
         "labels": dict(contents.labels),
         "cache": {limit: value for limit, value in contents.limits.items() if value},
