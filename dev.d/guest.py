@@ -264,7 +264,7 @@ def _wait_for_line(console: Path, start: float, seconds: float) -> Told:
 
 
 def main(words: Sequence[str]) -> int:
-    """``image PATH MARKER [FORMAT]`` makes an image; ``boot NAME CONSOLE DISK...`` boots from files with ``<disk>``."""
+    """Make a boot image, or boot a guest from the ``<disk>`` elements on standard input and print what it tells."""
     parser = argparse.ArgumentParser(prog="guest.py", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     image = commands.add_parser("image")
@@ -274,13 +274,11 @@ def main(words: Sequence[str]) -> int:
     boot = commands.add_parser("boot")
     boot.add_argument("name")
     boot.add_argument("console", type=Path)
-    boot.add_argument("disk", type=Path, nargs="+")
     options = parser.parse_args(words)
     if options.command == "image":
         make_boot_image(options.path, options.marker, options.format)
     else:
-        disks = [path.read_text(encoding="utf-8") for path in options.disk]
-        print(run_guest(options.name, disks, options.console).line)
+        print(run_guest(options.name, [sys.stdin.read()], options.console).line)
     return 0
 
 
