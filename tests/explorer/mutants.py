@@ -169,11 +169,15 @@ MUTANTS = (
     Mutant(
         "another's retire is continued without a look",
         "reclaim",
-        "        disposed = await dispose(pool, record, state)\n        if disposed.removed:\n",
-        """        if await pool.records.swap(record_id, state, State.DELETING):
-            await finish(pool, record, State.DELETING)
-        disposed = await dispose(pool, record, State.GONE)
-        if disposed.removed:
+        """    if state is State.DELETING:
+        await finish(pool, record, state)
+        return True
+""",
+        """    if state is State.RETIRED and await pool.records.swap(record.id, state, State.DELETING):
+        state = State.DELETING
+    if state is State.DELETING:
+        await finish(pool, record, state)
+        return True
 """,
         ("clone, retire, reclaim", "last disk deleted, retired image, clone"),
     ),
@@ -238,16 +242,12 @@ MUTANTS = (
     Mutant(
         "reclaim does not sync what it was shown",
         "reclaim",
-        """    listing = await pool.records.states()
+        """    debris = await find_debris(pool)
     await pool.records.sync()
-    for record_id, state in sorted(listing.states.items()):
-        if state in UNSETTLED:
 """,
-        """    listing = await pool.records.states()
-    for record_id, state in sorted(listing.states.items()):
-        if state in UNSETTLED:
+        """    debris = await find_debris(pool)
 """,
-        ("delete, delete, reclaim", "delete, retire", "last disk deleted, retired image, clone"),
+        ("delete, delete, reclaim",),
     ),
     Mutant(
         "a dead adoption takes the volume with it",
@@ -288,7 +288,7 @@ MUTANTS = (
 """,
         """            return Cached(found, made=False)
 """,
-        ("fill, clone after fill",),
+        ("two fills",),
     ),
     Mutant(
         "a record without a state is ended like one of ours",
@@ -318,8 +318,12 @@ MUTANTS = (
     Mutant(
         "a volume beside an ended record stays",
         "reclaim",
-        "    await _beside_gone(pool, done)\n    return done\n",
-        "    return done\n",
+        """    if state is State.GONE:
+        return bool(await pool.volumes.remove(record.volume))
+""",
+        """    if state is State.GONE:
+        return True
+""",
         ("one place, two clones, reclaim",),
     ),
 )

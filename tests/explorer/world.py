@@ -162,7 +162,7 @@ class World:
 
     def is_slow(self, op: Op[Any]) -> bool:
         """Whether others can move while the operation is under way."""
-        return op.writes and op.part != "host" and op.primitive not in ("hold", "release", "note", "sync")
+        return op.writes and op.part != "host" and op.primitive not in ("hold", "release", "note", "sync", "sweep")
 
     def begin(self, actor: int, op: Op[Any]) -> Any:
         """Do what the operation does, as others see it. The reply stands at once, durable it is at ``end``."""
@@ -292,7 +292,7 @@ class World:
 
     def _volumes_stat(self, actor: int, volume: Volume) -> Stat | None:
         content = self.seen.volumes.get(volume.name)
-        return None if content is None else Stat(content.size, content.size, volume.name, content.backing)
+        return None if content is None else Stat(content.size, content.size, volume.name)
 
     def _volumes_allocate(self, actor: int, volume: Volume, size: int) -> Outcome:
         self._new_volume(actor, volume, Content("blank", size=size))
@@ -348,6 +348,15 @@ class World:
 
     def _volumes_adopt(self, actor: int, native: str, volume: Volume) -> Outcome:
         return DONE if volume.name in self.seen.volumes else refused("no such volume")
+
+    def _volumes_leave(self, actor: int, found: str, volume: Volume) -> Outcome:
+        return DONE
+
+    def _volumes_sweep(self, actor: int) -> list[str]:
+        return []
+
+    def _records_sweep(self, actor: int, keep_seconds: float) -> list[str]:
+        return []
 
     def _volumes_users(self, actor: int, volume: Volume) -> Users:
         return Users()

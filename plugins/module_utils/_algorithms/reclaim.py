@@ -4,26 +4,38 @@
 
 # Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
 
-"""Reclaim: clear what dead work left. The only recovery there is; it may run at any time, by anybody."""
+"""Reclaim: clear what dead work left. The only recovery there is; it may run at any time, by anybody.
+
+``find_debris`` looks and changes nothing, so that a check run can tell what ``reclaim`` would do.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .._ground.errors import InUse, LostMetadata, NewerSchema
+from .._ground.errors import LostMetadata, NewerSchema, StorageError
 from .._records.contract import Listing
-from .._records.types import Image, Record, State, is_id, taken_apart
+from .._records.types import Image, Record, State, taken_apart
 from . import rules
-from .cache import dispose, ready_images, retire
+from .cache import ready_images, retire
 from .pool import Pool, end_stateless, finish, take_over
-
 
 UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIRED, State.MOVING})
 """States in which a record may need somebody to bring it to its end."""
 
-
 KEEP_ENDED = 30 * 24 * 3600.0
 """How many seconds an ended record stays: longer than any host sleeps before it wakes up and goes on."""
+
+
+@dataclass(frozen=True)
+class Debris:
+    """A record that ought to end. ``sentence`` says what reclaiming does; ``due`` is false where it has to wait."""
+
+    record_id: str
+    state: State
+    sentence: str
+    due: bool = True
+    record: Record | None = None
 
 
 @dataclass
@@ -35,44 +47,95 @@ class Reclaimed:
 
 
 async def reclaim(pool: Pool) -> Reclaimed:
-    """Finish deletions, take back what dead owners left, dispose of unreferenced retired images, remove volumes
-    beside ``gone`` records. Young duplicates of one key are retired first."""
+    """Finish deletions, take back what dead owners left, dispose of unreferenced retired images, retire young
+    duplicates, remove volumes beside ``gone`` records."""
     done = Reclaimed()
-    listing = await pool.records.states()
+    debris = await find_debris(pool)
     await pool.records.sync()
-    for record_id, state in sorted(listing.states.items()):
-        if state in UNSETTLED:
-            try:
-                await _one(pool, record_id, state, done)
-            except (LostMetadata, NewerSchema, InUse) as error:
-                done.left.append(error.message)
-    await _duplicates(pool, done)
-    await _beside_gone(pool, done)
+    for each in debris:
+        try:
+            cleared = each.due and await _clear(pool, each)
+        except StorageError as error:
+            done.left.append(error.message)
+            continue
+        (done.cleared if cleared else done.left).append(each.sentence)
     await pool.volumes.sweep()
     await pool.records.sweep(KEEP_ENDED)
     return done
 
 
-async def _one(pool: Pool, record_id: str, state: State, done: Reclaimed) -> None:
+async def find_debris(pool: Pool) -> list[Debris]:
+    """Everything that a reclaim would clear or has to leave, in the order in which it goes."""
+    inventory = await pool.volumes.inventory()
+    listing = await pool.records.states()
+    found = []
+    for record_id, state in sorted(listing.states.items()):
+        if state in UNSETTLED:
+            found.append(await _unsettled(pool, record_id, state, listing))
+    found += await _duplicates(pool, listing)
+    for record_id, state in sorted(listing.states.items()):
+        if state is State.GONE:
+            record = await _readable(pool, record_id)
+            if record is not None and record.volume.name in inventory and not rules.is_adoption(record):
+                sentence = f"remove the volume {record.volume} beside its ended record"
+                found.append(Debris(record_id, state, sentence, record=record))
+    return found
+
+
+async def _unsettled(pool: Pool, record_id: str, state: State, listing: Listing) -> Debris:
+    try:
+        record = await pool.records.read(record_id)
+    except (LostMetadata, NewerSchema) as error:
+        return Debris(record_id, state, error.message, due=False)
+    if state is State.DELETING:
+        return Debris(record_id, state, f"finish the removal of {record_id}", record=record)
+    if state is State.RETIRED:
+        names = rules.reference_names(await pool.records.references(record_id))
+        kept = [name for name in names if rules.reference_is_due(listing.state(name))]
+        if kept:
+            return Debris(record_id, state, f"{record_id} is retired and kept by {len(kept)} disks", due=False)
+        return Debris(record_id, state, f"remove the retired image {record_id}", record=record)
+    if await pool.records.pulse(record.owner) is not None:
+        return Debris(record_id, state, f"{record_id} is being made", due=False)
     if state is State.MOVING:
-        if await end_stateless(pool, record_id):
-            done.cleared.append(f"ended {record_id}, whose creation was cut short")
-        return
-    record = await pool.records.read(record_id)
+        return Debris(record_id, state, f"end {record_id}, whose creation was cut short", record=record)
+    return Debris(record_id, state, f"take back {record_id}, whose maker died", record=record)
+
+
+async def _duplicates(pool: Pool, listing: Listing) -> list[Debris]:
+    """Of two ready images for one key the older is used; the other goes."""
+    found = []
+    seen = set()
+    for record_id, state in sorted(listing.states.items()):
+        hashed = taken_apart(record_id).key_hash
+        if state is not State.READY or not hashed or hashed in seen:
+            continue
+        seen.add(hashed)
+        alike = [each for each in listing.images(hashed) if listing.state(each) is State.READY]
+        record = await _readable(pool, record_id) if len(alike) > 1 else None
+        if isinstance(record, Image):
+            images = await ready_images(pool, record.key, listing)
+            for image in images:
+                if image is not rules.oldest(images):
+                    found.append(Debris(image.id, state, f"retire {image.id}, a younger duplicate", record=image))
+    return found
+
+
+async def _clear(pool: Pool, debris: Debris) -> bool:
+    """Bring one record to its end; False where it was not ours to end, or is kept after all."""
+    record, state = debris.record, debris.state
+    if record is None:
+        return False
+    if state is State.GONE:
+        return bool(await pool.volumes.remove(record.volume))
+    if state is State.MOVING:
+        return await end_stateless(pool, record.id)
     if state is State.DELETING:
         await finish(pool, record, state)
-        done.cleared.append(f"finished the removal of {record_id}")
-    elif state is State.RETIRED and isinstance(record, Image):
-        disposed = await dispose(pool, record, state)
-        if disposed.removed:
-            done.cleared.append(f"removed the retired image {record_id}")
-        else:
-            done.left.append("%s is retired and kept by %d disks" % (record_id, len(disposed.kept_by)))
-    elif await pool.records.pulse(record.owner) is None:
-        if await take_over(pool, record, state):
-            done.cleared.append(f"took back {record_id}, whose maker died")
-    else:
-        done.left.append(f"{record_id} is being made")
+        return True
+    if isinstance(record, Image) and state in (State.RETIRED, State.READY):
+        return (await retire(pool, record, state)).removed or state is State.READY
+    return await take_over(pool, record, state)
 
 
 async def _readable(pool: Pool, record_id: str) -> Record | None:
@@ -80,42 +143,3 @@ async def _readable(pool: Pool, record_id: str) -> Record | None:
         return await pool.records.read(record_id)
     except (LostMetadata, NewerSchema):
         return None
-
-
-async def _duplicates(pool: Pool, done: Reclaimed) -> None:
-    """Of two ready images for one key the older is used; the other goes."""
-    listing = await pool.records.states()
-    seen = set()
-    for record_id in [each for each, state in listing.states.items() if state is State.READY]:
-        hashed = taken_apart(record_id).key_hash
-        if not hashed or hashed in seen or len(_ready(listing, hashed)) < 2:
-            continue
-        seen.add(hashed)
-        record = await _readable(pool, record_id)
-        if isinstance(record, Image):
-            images = await ready_images(pool, record.key, listing)
-            keep = rules.oldest(images)
-            for image in images:
-                if image is not keep:
-                    await retire(pool, image, State.READY)
-                    done.cleared.append(f"retired {image.id}, a younger duplicate")
-
-
-def _ready(listing: Listing, hashed: str) -> list[str]:
-    return [each for each in listing.images(hashed) if listing.state(each) is State.READY]
-
-
-async def _beside_gone(pool: Pool, done: Reclaimed) -> None:
-    """A volume beside a ``gone`` record was made by a host that woke late: names are never reused, so it goes."""
-    inventory = await pool.volumes.inventory()
-    await pool.records.probe()
-    listing = await pool.records.states()
-    await pool.records.sync()
-    for record_id, state in sorted(listing.states.items()):
-        if state is State.GONE and is_id(record_id):
-            record = await _readable(pool, record_id)
-            if record is not None and record.volume.name in inventory and not rules.is_adoption(record):
-                if await pool.volumes.remove(record.volume):
-                    done.cleared.append(f"removed the volume {record.volume} beside its ended record")
-                else:
-                    done.left.append(f"the volume {record.volume} beside its ended record is in use")

@@ -94,6 +94,10 @@ class Volumes:
         """The backing that the volume itself names, as it stands there, or None."""
         return self._op("pointer", volume, writes=False)
 
+    def capacity(self) -> Op[tuple[int, int]]:
+        """The bytes that the pool can hold in all, and those that are still free."""
+        return self._op("capacity", writes=False)
+
     def allocate(self, volume: Volume, size: int) -> Op[Outcome]:
         """A new blank volume of ``size`` bytes that reads as zeroes. Exclusive."""
         return self._op("allocate", volume, size)

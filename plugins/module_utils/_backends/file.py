@@ -129,6 +129,11 @@ class FileVolumes:
         with self._open(volume, os.O_RDONLY) as descriptor:
             return content_of_file(descriptor, os.fstat(descriptor).st_size)
 
+    def capacity(self) -> tuple[int, int]:
+        """See the contract."""
+        found = os.statvfs(self.root)
+        return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
+
     def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
         """One look over the host's processes and guests for all."""
         paths = [self._path(volume.name) for (volume,) in batch]

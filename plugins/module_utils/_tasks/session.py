@@ -23,6 +23,7 @@ from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
 from .._policy.pool_xml import read
 from .._records.folder import OWNER, FolderStore
 
+TYPES = ("dir", "netfs")
 LEASE = 30.0
 """Seconds for which a holder may show no life before others go on without it."""
 
@@ -66,7 +67,7 @@ class Session:
     def _open(self, status: PoolStatus) -> Parts | None:
         """The parts of a pool. None in check mode where the pool has no records yet."""
         definition = read(status.xml)
-        if definition.type not in ("dir", "netfs"):
+        if definition.type not in TYPES:
             raise StorageError(
                 f"The pool {status.name} is of type {definition.type}, which virt.storage does not manage: "
                 "use a pool of type dir or netfs."
@@ -84,6 +85,18 @@ class Session:
         if not self.check_mode:
             volumes.prepare()
         return Parts(records, volumes)
+
+    def open_all(self, names: Sequence[str]) -> list[Pool]:
+        """The pools named; without names, every active pool of a type of ours that has records."""
+        if names:
+            return [pool for pool in map(self.open, names) if pool is not None]
+        found = []
+        for status in self.host.pools():
+            if status.active and read(status.xml).type in TYPES:
+                pool = self.open(status.name)
+                if pool is not None:
+                    found.append(pool)
+        return found
 
     def run_all(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Ended]:
         """Run the tasks side by side, each to its own end."""
@@ -109,3 +122,11 @@ class Session:
         root: str = self._parts[pool.name].volumes.root
         return os.path.join(root, name)
 
+
+def first_error(ended: Sequence[Ended]) -> None:
+    """Raise the error of the first task that failed; how many others did is said with it."""
+    errors = [each.error for each in ended if each.error is not None]
+    if len(errors) > 1 and isinstance(errors[0], StorageError):
+        errors[0].facts.setdefault("also_failed", [str(error) for error in errors[1:]])
+    if errors:
+        raise errors[0]

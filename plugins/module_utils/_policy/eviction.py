@@ -1,0 +1,103 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Which images a cache gives up. Pure: what it knows is handed in, times in seconds since the epoch, sizes in bytes.
+
+An image that a disk needs, that is pinned or that is wanted is never given up. Of the rest the least recently used
+go first, until every limit is met or nothing is left to give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class CachedImage:
+    """What matters of an image. ``bytes`` is what removing it frees; ``used`` is the last use, or its making."""
+
+    id: str
+    name: str
+    bytes: int
+    used: float
+    references: int = 0
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one pool's cache; 0 is no limit. ``free`` is what the pool has left now."""
+
+    max_bytes: int = 0
+    max_count: int = 0
+    max_age: int = 0
+    min_free: int = 0
+    free: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of one image and why, in words."""
+
+    image: CachedImage
+    goes: bool
+    why: str
+
+
+def judge(images: Sequence[CachedImage], limits: Limits, wanted: Iterable[str], now: float) -> list[Verdict]:
+    """A verdict on each image, in the order given. ``wanted`` are names of images that stay."""
+    kept_names = set(wanted)
+    verdicts: dict[str, Verdict] = {}
+    candidates = []
+    for image in images:
+        protection = _protection(image, kept_names)
+        if protection:
+            verdicts[image.id] = Verdict(image, False, protection)
+        else:
+            candidates.append(image)
+    total, count, free = sum(image.bytes for image in images), len(images), limits.free
+    for image in sorted(candidates, key=lambda each: (each.used, each.id)):
+        why = _excess(image, limits, total, count, free, now)
+        verdicts[image.id] = Verdict(image, bool(why), why or "the cache is within its limits")
+        if why:
+            total, count, free = total - image.bytes, count - 1, free + image.bytes
+    return [verdicts[image.id] for image in images]
+
+
+def shortfall(verdicts: Sequence[Verdict], limits: Limits) -> list[str]:
+    """The limits that cannot be met, each in a sentence: what stays may not go."""
+    staying = [verdict.image for verdict in verdicts if not verdict.goes]
+    free = limits.free + sum(verdict.image.bytes for verdict in verdicts if verdict.goes)
+    total = sum(image.bytes for image in staying)
+    told = []
+    if limits.max_count and len(staying) > limits.max_count:
+        told.append(f"{len(staying)} images have to stay, {limits.max_count} are allowed")
+    if limits.max_bytes and total > limits.max_bytes:
+        told.append(f"the images that have to stay take {total} bytes, {limits.max_bytes} are allowed")
+    if limits.min_free and free < limits.min_free:
+        told.append(f"the pool would have {free} bytes free, {limits.min_free} are asked for")
+    return told
+
+
+def _protection(image: CachedImage, wanted: set[str]) -> str:
+    if image.references:
+        return f"{image.references} disks stand on it"
+    if image.pinned:
+        return "it is pinned"
+    return "it is wanted" if image.name in wanted else ""
+
+
+def _excess(image: CachedImage, limits: Limits, total: int, count: int, free: int, now: float) -> str:
+    if limits.max_age and now - image.used > limits.max_age:
+        return f"not used for {int(now - image.used)} seconds, {limits.max_age} are allowed"
+    if limits.max_count and count > limits.max_count:
+        return f"the least recently used of {count} images, {limits.max_count} are allowed"
+    if limits.max_bytes and total > limits.max_bytes:
+        return f"the least recently used, the cache has {total} bytes and {limits.max_bytes} are allowed"
+    if limits.min_free and free < limits.min_free:
+        return f"the least recently used, the pool has {free} bytes free and {limits.min_free} are asked for"
+    return ""
