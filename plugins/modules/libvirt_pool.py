@@ -132,8 +132,8 @@ options:
     suboptions:
       max_bytes:
         description:
-          - How many bytes the images may take up.
-        type: int
+          - How much space the images may take up, in bytes or with a unit, such as V(50GiB).
+        type: str
       max_count:
         description:
           - How many images there may be.
@@ -144,8 +144,8 @@ options:
         type: int
       min_free:
         description:
-          - How many bytes have to stay free in the pool.
-        type: int
+          - How much space has to stay free in the pool, in bytes or with a unit.
+        type: str
   force:
     description:
       - Stop the pool although guests use volumes in it. They go on, as long as the pool needs no unmounting.
@@ -191,8 +191,8 @@ EXAMPLES = r"""
   virt.storage.libvirt_pool:
     name: ssd
     cache:
-      max_bytes: "{{ 50 * 1024 ** 3 }}"
-      min_free: "{{ 100 * 1024 ** 3 }}"
+      max_bytes: 50GiB
+      min_free: 100GiB
 
 - name: A pool that several hosts share over NFS
   virt.storage.libvirt_pool:
@@ -310,7 +310,7 @@ pool:
       sample:
         tier: fast
     cache:
-      description: The limits of the image cache that are set.
+      description: The limits of the image cache that are set, sizes in bytes and times in seconds.
       returned: when the pool can be read
       type: dict
       sample:
@@ -354,10 +354,10 @@ ARGUMENTS = {
     "cache": {
         "type": "dict",
         "options": {
-            "max_bytes": {"type": "int"},
+            "max_bytes": {"type": "str"},
             "max_count": {"type": "int"},
             "max_age": {"type": "int"},
-            "min_free": {"type": "int"},
+            "min_free": {"type": "str"},
         },
     },
     "force": {"type": "bool", "default": False},

@@ -99,7 +99,7 @@ pools:
       sample:
         tier: fast
     cache:
-      description: The limits of the image cache that are set.
+      description: The limits of the image cache that are set, sizes in bytes and times in seconds.
       returned: when the pool can be read
       type: dict
       sample:

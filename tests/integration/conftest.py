@@ -58,11 +58,12 @@ class Four(NamedTuple):
 class Modules:
     """Runs modules of the collection as programs.
 
-    ``python`` is the interpreter, ``environment`` is added to that of the tests.
+    ``python`` is the interpreter, ``environment`` is added to that of the tests, ``tree`` is where the collection is.
     """
 
     python: str = sys.executable
     environment: dict[str, str] = field(default_factory=dict)
+    tree: Path = TREE
 
     def __call__(self, module: str, check: bool = False, **params: Any) -> Result:
         """The result of ``module`` with ``params``; raises `ModuleFailed` when it fails."""
@@ -201,9 +202,17 @@ def pool(place: Place, task: Modules) -> dict[str, Any]:
 
 @pytest.fixture
 def play(tmp_path: Path) -> Callable[..., list[Result]]:
-    """``play([{...task...}, ...], '--check')`` runs tasks through ansible-playbook; gives one result a task."""
+    """``play([{...task...}, ...], '--check')`` runs tasks through ansible-playbook; gives one result a task.
 
-    def run(tasks: list[dict[str, Any]], *options: str, variables: dict[str, Any] | None = None) -> list[Result]:
+    ``python`` is the interpreter that modules are started with.
+    """
+
+    def run(
+        tasks: list[dict[str, Any]],
+        *options: str,
+        variables: dict[str, Any] | None = None,
+        python: str = sys.executable,
+    ) -> list[Result]:
         playbook = [{"hosts": "localhost", "gather_facts": False, "vars": variables or {}, "tasks": tasks}]
         book, results = tmp_path / "play.yml", tmp_path / "results.jsonl"
         book.write_text(json.dumps(playbook))
@@ -211,7 +220,7 @@ def play(tmp_path: Path) -> Callable[..., list[Result]]:
         finished = subprocess.run(
             [
                 str(Path(sys.executable).with_name("ansible-playbook")),
-                *("-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"),
+                *("-i", "localhost,", "-c", "local", "-e", f"ansible_python_interpreter={python}"),
                 *options,
                 str(book),
             ],

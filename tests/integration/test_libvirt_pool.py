@@ -157,6 +157,8 @@ def test_labels_and_cache_limits_are_kept_in_the_pool(four, pool, task):
     results = four("libvirt_pool", name=pool["name"], labels=labels, cache=cache)
     assert (results.run["pool"]["labels"], results.run["pool"]["cache"]) == (labels, cache)
     assert results.check["pool"] == results.run["pool"]
+    assert task("libvirt_pool", name=pool["name"], cache={"min_free": "2 GiB"})["pool"]["cache"]["min_free"] == 2 << 30
+    assert four("libvirt_pool", name=pool["name"], cache={"min_free": 0}).run["pool"]["cache"] == cache
     one = four("libvirt_pool", name=pool["name"], cache={"max_count": 5, "max_age": 0})
     assert one.run["pool"]["cache"] == {"max_bytes": 10**12, "max_count": 5}
     assert one.run["diff"]["before"] == {f"pool {pool['name']}": {"cache": {"max_count": 0, "max_age": 3600}}}
@@ -331,7 +333,8 @@ def test_values_that_cannot_be_meant_are_refused(refused, task, pool):
     for mode in ("0666", "rwx", 711, "9", -1, True, "0o711x", "17777"):
         assert "The mode" in refused("libvirt_pool", name=pool["name"], mode=mode)
     assert "cannot be -1" in refused("libvirt_pool", name=pool["name"], cache={"max_age": -1})
-    assert "10X" in refused("libvirt_pool", name=pool["name"], cache={"max_bytes": "10X"})
+    for size in ("10X", "-1", "1.5G", ""):
+        assert "is not a size" in refused("libvirt_pool", name=pool["name"], cache={"max_bytes": size})
     assert "'tier' cannot hold list" in refused("libvirt_pool", name=pool["name"], labels={"tier": ["a"]})
     with pytest.raises(AssertionError, match="no user 'nobody-at-all'"):
         task("libvirt_pool", name=pool["name"], owner="nobody-at-all")

@@ -17,12 +17,15 @@ import os
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
+from ansible.module_utils.common.respawn import has_respawned, respawn_module
 
-from .._ground.errors import MissingRequirement
+from .._ground.command import Limits, Runner
+from .._ground.errors import MissingRequirement, StorageError
 
 INTERPRETERS = ("/opt/virt-storage/venv/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
 """Where to look. The first is what the role `storage_pool` makes: it also sees the distribution's packages."""
+
+_PROBING = Limits(wall_seconds=30)
 
 BROUGHT_BY = {
     "libvirt": "python3-libvirt with apt or dnf",
@@ -43,7 +46,7 @@ def ensure(modules: Iterable[str]) -> None:
         return
     if not has_respawned():
         for interpreter in INTERPRETERS:
-            if all(probe_interpreters_for_module([interpreter], name) for name in wanted):
+            if _can_import(interpreter, wanted):
                 _respawn(interpreter)
     packages = "; ".join(dict.fromkeys(BROUGHT_BY.get(name.partition(".")[0], name) for name in missing))
     raise MissingRequirement(
@@ -57,6 +60,14 @@ def _imports(name: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+def _can_import(interpreter: str, modules: list[str]) -> bool:
+    code = f"import sys\nif sys.version_info < (3, 9):\n    sys.exit(1)\nimport {', '.join(modules)}"
+    try:
+        return Runner().run([interpreter, "-c", code], limits=_PROBING, ok=(0, 1)).rc == 0
+    except StorageError:
+        return False  # there is none, or it does not come to an end
 
 
 def _respawn(interpreter: str) -> NoReturn:

@@ -19,6 +19,7 @@ from .._ground.mounts import mounted_at
 from .._policy.plan import Fields, Plan
 from .._policy.pool_xml import checked_nfs, checked_path, read, shown, unfit_mount, write
 from .._policy.pools import Contents, Found, Wish, plan, wished_definition
+from .._policy.sizes import parse_size
 from .pool_contents import read_contents, remove_contents, write_labels, write_limits
 from .pool_folder import account, create, folder_mode, impassable, look_at, permit
 
@@ -55,12 +56,9 @@ def info(params: Fields, check_mode: bool) -> Fields:
 
 def wish(params: Fields, check_mode: bool, warnings: list[str]) -> Wish:
     """What the parameters ask for, checked as far as that goes without a look at the pools."""
-    name, netfs, limits = params["name"], _given(params["netfs"]), _given(params["cache"])
+    name, netfs, limits = params["name"], _given(params["netfs"]), _limits(params["cache"])
     if not name or "/" in name or not name.isprintable() or len(name.encode()) > 200:
         raise BadInput(f"The pool name {shown(name)} cannot be used: give a short name without '/' and line breaks.")
-    for limit, value in (limits or {}).items():
-        if value < 0:
-            raise BadInput(f"The cache limit {limit} cannot be {value}: give a number above 0, or 0 for no limit.")
     for label, value in (params["labels"] or {}).items():
         if not isinstance(value, (str, int, float)):
             raise BadInput(f"The label {shown(str(label))} cannot hold {type(value).__name__}: give text or a number.")
@@ -254,3 +252,17 @@ def _given(suboptions: Fields | None) -> Fields | None:
     if suboptions is None:
         return None
     return {name: value for name, value in suboptions.items() if value is not None}
+
+
+def _limits(cache: Fields | None) -> dict[str, int] | None:
+    """The limits given, sizes in bytes; 0 stands for none."""
+    given = _given(cache)
+    if given is None:
+        return None
+    for name in ("max_bytes", "min_free"):
+        if name in given:
+            given[name] = 0 if given[name] == "0" else parse_size(given[name], f"cache limit {name}")
+    for name, value in given.items():
+        if value < 0:
+            raise BadInput(f"The cache limit {name} cannot be {value}: give a number above 0, or 0 for no limit.")
+    return given
