@@ -293,13 +293,13 @@ def _safe_size(fd: int, head: bytes, size: int, declared: str) -> int:
         inspector.eat_chunk(head)
         _feed_rest(inspector, fd, head, size, declared)
         inspector.finish()
+        if not inspector.complete:
+            raise refuse("truncated", "The image ends within its header; fetch it again.")
         _check_safety(inspector, head, declared)
         return int(inspector.virtual_size)
     except UnsafeImage:
         raise
     except Exception as error:
-        if size < HEAD:
-            raise refuse("truncated", "The image ends within its header (%s); fetch it again." % error) from error
         raise refuse("header", "The header of the image cannot be understood (%s)." % error) from error
 
 

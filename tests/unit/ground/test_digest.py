@@ -107,7 +107,7 @@ def test_each_gets_the_blocks_in_order(tmp_path: Path) -> None:
     content = b"".join(bytes([n]) * BLOCK for n in (1, 0, 2, 3, 4, 5))
     fd = open_with(tmp_path / "a", content)
     seen: list[tuple[int, bytes]] = []
-    content_of_file(fd, len(content), each=lambda offset, data: seen.append((offset // BLOCK, data[:1])))
+    content_of_file(fd, len(content), each=lambda offset, data: seen.append((offset // BLOCK, bytes(data[:1]))))
     os.close(fd)
     assert seen == [(0, b"\1"), (2, b"\2"), (3, b"\3"), (4, b"\4"), (5, b"\5")]
 
