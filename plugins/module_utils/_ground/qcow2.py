@@ -271,10 +271,17 @@ def format_extension(backing_format: str) -> Extension:
 
 
 def checked_path(path: str) -> bytes:
-    """The bytes of a backing path, which must mean the same file to everyone who reads it."""
+    """The bytes of a backing path, which must mean the same file to everyone who reads it.
+
+    A relative one is seen from the overlay's folder. It begins with a dot and a slash, so that no part of it can be
+    taken for a protocol (``nbd:...``).
+    """
     encoded = os.fsencode(path)
-    if not path.startswith("/") or b"\0" in encoded:
-        raise BadInput(f"The backing path {path!r} is not absolute; qemu could take it for another file.")
+    if not path.startswith(("/", "./", "../")) or b"\0" in encoded:
+        raise BadInput(
+            f"The backing path {path!r} is not absolute and does not begin with ./ or ../; "
+            "qemu could take it for another file."
+        )
     if len(encoded) > MAX_NAME:
         raise BadInput(
             f"The backing path has {len(encoded)} bytes, and qcow2 holds at most {MAX_NAME}; "
