@@ -88,9 +88,8 @@ class Performer:
 
     def _group(self, target: Any, primitive: str, ops: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
         """Perform one primitive for several tasks: in one call, or once for all that ask the same."""
-        distinct = len(ops) if primitive in ("fresh", "now") else len({op.args for op in ops.values()})
         plural = getattr(target, primitive + "_all", None)
-        if plural is not None and distinct > 1:
+        if plural is not None and len(ops) > 1:
             try:
                 return dict(zip(ops, map(Answer, plural([op.args for op in ops.values()]))))
             except (StorageError, OSError):
