@@ -37,14 +37,9 @@ class FileLocks:
         with self._lock:
             if name in self._held:
                 return True
-        descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
-        except OSError as error:
-            os.close(descriptor)
-            if error.errno in _CONFLICTS:
-                return False
-            raise
+        descriptor = self._taken(name)
+        if descriptor is None:
+            return False
         with self._lock:
             self._held[name] = descriptor
         self._beat()
@@ -52,6 +47,23 @@ class FileLocks:
             self._heart = threading.Thread(target=self._live, name="lock beats", daemon=True)
             self._heart.start()
         return True
+
+    def _taken(self, name: str) -> int | None:
+        """A descriptor that holds the lock, or None where somebody else does."""
+        while True:
+            descriptor = os.open(self._path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+                if os.path.samestat(os.fstat(descriptor), os.stat(self._path(name))):
+                    return descriptor
+            except FileNotFoundError:
+                pass  # discarded between our opening and locking it: others would not see this lock
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno in _CONFLICTS:
+                    return None
+                raise
+            os.close(descriptor)
 
     def release(self, name: str) -> None:
         """Give the lock back. The file stays: another process may be about to lock it."""
