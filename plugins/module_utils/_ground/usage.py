@@ -15,7 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from .libvirt_host import Use, using
 
@@ -29,17 +29,18 @@ def users_of_files(paths: Sequence[str], guests: Callable[[], list[Use]] | None 
     ``guests`` lists the disks of this host's guests. Raises OSError where it cannot be told.
     """
     found: dict[str, list[str]] = {}
-    files: dict[Identity, str] = {}
+    files: dict[Identity, list[str]] = {}
     for path in paths:
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             continue
         found[path] = _by_lock(path)
-        files[(status.st_dev, status.st_ino)] = path
+        files.setdefault((status.st_dev, status.st_ino), []).append(path)
     if files:
         for identity, who in _open_files(files):
-            found[files[identity]].append(who)
+            for path in files[identity]:
+                found[path].append(who)
         uses = guests() if guests is not None else []
         for path, users in found.items():
             users.extend(f"guest {use}" for use in using(uses, path) if use.live)
@@ -56,17 +57,17 @@ def _by_lock(path: str) -> list[str]:
     return [] if free else ["a process that locks it, on this host or another"]
 
 
-def _open_files(files: Mapping[Identity, str]) -> list[tuple[Identity, str]]:
+def _open_files(files: Collection[Identity]) -> list[tuple[Identity, str]]:
     """Which of ``files`` a process of this host, or a loop device, has open."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         if int(pid) != os.getpid():
-            for identity in _opened_by(f"/proc/{pid}/fd") & files.keys():
+            for identity in _opened_by(f"/proc/{pid}/fd").intersection(files):
                 found.append((identity, f"process {pid} ({_name(pid)})"))
     for device in os.listdir("/sys/block"):
-        identity = _backing(device)
-        if identity in files:
-            found.append((identity, f"loop device /dev/{device}"))
+        backing = _backing(device)
+        if backing is not None and backing in files:
+            found.append((backing, f"loop device /dev/{device}"))
     return found
 
 
