@@ -19,7 +19,7 @@ from typing import Protocol
 from .blank import make_blank
 from .bounds import Bounds
 from .command import Beat, Runner
-from .digest import BLOCK, ContentDigest, blocks_with_data, is_zero, read_block
+from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, is_zero, read_block
 from .intake import Sink, Staging, take_in
 from .ops import Facts
 from .sources import SourceSpec
@@ -146,7 +146,7 @@ class FileSink:
         """See Sink."""
         os.ftruncate(self.descriptor, size)
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: Buffer) -> None:
         """See Sink."""
         view = memoryview(data)
         while view:
