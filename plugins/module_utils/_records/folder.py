@@ -22,6 +22,7 @@ NFS 4.2: a listing through a descriptor of its own is fresh; ``link`` excludes, 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -38,6 +39,7 @@ from .contract import Listing
 from .types import ENDED, SCHEMA, Record, State, from_json, is_id, to_json
 
 BODY_LIMIT = 1 << 20
+SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
 POOL = "pool"
 """Facts under this id are about the pool itself."""
@@ -55,21 +57,18 @@ class FolderStore:
     def open(cls, root: str, beat_seconds: float = 2.0) -> FolderStore:
         """The store in ``root``; raises NotFound where there is none, NewerSchema where it is too new for us."""
         try:
-            with open(os.path.join(root, "schema"), encoding="ascii") as file:
-                schema = file.read(16).strip()
-        except FileNotFoundError:
+            schema = _read(os.path.join(root, "schema")).strip()
+        except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There are no records in {root}.") from None
-        except (ValueError, IsADirectoryError):
-            schema = ""
-        if not schema.isdigit():
+        if not schema.isdigit() or len(schema) > SCHEMA_DIGITS:
             raise LostMetadata(
                 f"The file {root}/schema does not hold a number: write the schema version of the pool there "
                 f"({SCHEMA} for this version of virt.storage)."
             )
         if int(schema) > SCHEMA:
             raise NewerSchema(
-                f"The records in {root} have schema {schema}, and this version of virt.storage knows up to {SCHEMA}: "
-                "use a newer version of the collection."
+                f"The records in {root} have schema {schema.decode()}, and this version of virt.storage knows up to "
+                f"{SCHEMA}: use a newer version of the collection."
             )
         return cls(root, beat_seconds)
 
@@ -82,6 +81,7 @@ class FolderStore:
             pass
         os.makedirs(root, mode=0o711, exist_ok=True)
         _own_folder(root)
+        os.chmod(root, 0o711)  # whatever the umask is: a guest's qemu passes through
         for folder in FOLDERS:
             path = os.path.join(root, folder)
             os.makedirs(path, mode=0o700, exist_ok=True)
@@ -122,9 +122,11 @@ class FolderStore:
             return None
         if self.read(record.id) != record:
             return refused("another record has this id")
-        if any(os.path.lexists(path) for path in self._state_paths(record.id)):
-            return ALREADY
-        os.link(body, self._state_path(record.id, state))  # a creation that power loss cut short
+        names = [path for path in self._state_paths(record.id) if os.path.lexists(path)]
+        if not names:
+            os.link(body, self._state_path(record.id, state))  # a creation that power loss cut short
+        elif not os.path.lexists(body):
+            os.link(names[0], body)  # one that failed between its two names
         return ALREADY
 
     def swap_all(self, batch: Sequence[tuple[str, State, State]]) -> list[Outcome]:
@@ -175,7 +177,7 @@ class FolderStore:
 
     def probe(self) -> None:
         """See the contract."""
-        path = os.path.join(self._records, ".probe-" + secrets.token_hex(8))
+        path = os.path.join(self._records, PROBE + secrets.token_hex(8))
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         os.unlink(path)
 
@@ -240,6 +242,7 @@ class FolderStore:
         folder = self._path("facts", record_id)
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self._place(os.path.join(folder, topic), (json.dumps(facts, sort_keys=True) + "\n").encode())
+        sync_folder(folder)
 
     def notes(self, record_id: str) -> Mapping[str, Facts]:
         """See the contract."""
@@ -278,34 +281,34 @@ class FolderStore:
 
     def forget(self, record_id: str) -> None:
         """See the contract. The state goes last: a record that is half forgotten is still ended."""
+        body = os.path.join(self._records, record_id)
+        states = [path for path in self._state_paths(record_id) if os.path.lexists(path)]
+        ended = [self._state_path(record_id, state) for state in ENDED]
+        if not set(states) <= set(ended) or (os.path.lexists(body) and not states):
+            raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
         for folder in (self._references(record_id), self._path("facts", record_id)):
             for name in _names(folder):
-                os.unlink(os.path.join(folder, name))
-            if os.path.isdir(folder):
+                _drop(os.path.join(folder, name))
+            with contextlib.suppress(FileNotFoundError):
                 os.rmdir(folder)
-        states = [path for path in self._state_paths(record_id) if os.path.lexists(path)]
-        if not all(path.endswith(tuple(f".{state}" for state in ENDED)) for path in states):
-            raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
-        for path in (os.path.join(self._records, record_id), *states):
-            if os.path.lexists(path):
-                os.unlink(path)
+        for path in (body, *states):
+            _drop(path)
         sync_folder(self._records)
 
     def sweep(self, keep_seconds: float) -> list[str]:
         """See the contract. Age is only ever asked of what has ended or never began."""
         forgotten = []
-        oldest = time.time() - keep_seconds
         for record_id, state in self.states().states.items():
-            if state in ENDED and os.lstat(self._state_path(record_id, state)).st_ctime < oldest:
+            if state in ENDED and _age(self._state_path(record_id, state)) > keep_seconds:
                 self.forget(record_id)
                 forgotten.append(record_id)
         for name in self.locks.names():
             if name.startswith(OWNER) and self.locks.pulse(name) is None:
                 self.locks.discard(name)
-        for name in _names(self._path("new")):
-            path = self._path("new", name)
-            if os.lstat(path).st_ctime < time.time() - NEW_SECONDS:
-                os.unlink(path)
+        probes = [self._path("records", name) for name in _names(self._records) if name.startswith(PROBE)]
+        for path in [*probes, *(self._path("new", name) for name in _names(self._path("new")))]:
+            if _age(path) > NEW_SECONDS:
+                _drop(path)
         return forgotten
 
     # Files
@@ -344,6 +347,8 @@ class FolderStore:
         os.rename(new, path)
 
 
+PROBE = ".probe-"
+"""Names of files that are written for the sake of writing begin so."""
 OWNER = "owner+"
 """Names of locks that stand for one process begin so."""
 NEW_SECONDS = 24 * 3600
@@ -382,6 +387,20 @@ def _names(folder: str) -> list[str]:
         return os.listdir(folder)
     except FileNotFoundError:
         return []
+
+
+def _age(path: str) -> float:
+    """Seconds since a file got its last name; none for one that somebody removed meanwhile."""
+    try:
+        return time.time() - os.lstat(path).st_ctime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _drop(path: str) -> None:
+    """Remove a file that somebody else may be removing, too."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _own_folder(path: str) -> None:
