@@ -182,41 +182,51 @@ class FileVolumes:
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""
         with self._open(volume, os.O_RDONLY) as descriptor:
-            os.fchmod(descriptor, 0o444)
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o444:  # an immutable file refuses the very same mode, too
+                os.fchmod(descriptor, 0o444)
             _set_immutable(descriptor, True)
             os.fsync(descriptor)
         return DONE
 
     def _make(self, batch: Sequence[tuple[Volume, Volume | None, int]]) -> list[Outcome]:
-        """New qcow2 files, with or without an image under them; raw ones only without."""
+        """New qcow2 files, with or without an image under them; raw ones only without. All or none: whoever tries
+        again after a failure must not take a file that is cut short, or not durable, for one that is made."""
         outcomes: list[Outcome] = []
-        folders = set()
-        made = []
+        made: list[str] = []
         sizes: dict[str, int] = {}
-        for volume, image, size in batch:
-            path = self._path(volume.name)
-            if image is not None:
-                outcome = self._fits(image, size, sizes)
-                if not outcome:
-                    outcomes.append(outcome)
-                    continue
-            backing = None if image is None else os.path.relpath(self._path(image.name), os.path.dirname(path))
-            try:
-                with self._new(volume) as descriptor:
-                    if volume.format == "qcow2":
-                        write_pieces(descriptor, overlay_image(size, backing))
-                    else:
-                        os.ftruncate(descriptor, rounded(size))
-            except FileExistsError:
-                outcomes.append(ALREADY)  # the name is fresh: only a reply was lost
-                continue
-            made.append(path)
-            folders.add(os.path.dirname(path))
-            outcomes.append(DONE)
-        sync_files(made)
-        for folder in folders:
-            sync_folder(folder)
+        try:
+            for volume, image, size in batch:
+                outcome = DONE if image is None else self._fits(image, size, sizes)
+                if outcome:
+                    outcome = self._make_one(volume, image, size)
+                if outcome is DONE:
+                    made.append(self._path(volume.name))
+                outcomes.append(outcome)
+            sync_files(made)
+            for folder in {os.path.dirname(path) for path in made}:
+                sync_folder(folder)
+        except (OSError, StorageError):
+            for path in made:
+                os.unlink(path)
+            raise
         return outcomes
+
+    def _make_one(self, volume: Volume, image: Volume | None, size: int) -> Outcome:
+        """Write one new file; nothing is synced."""
+        try:
+            with self._new(volume) as descriptor:
+                if volume.format == "qcow2":
+                    write_pieces(descriptor, overlay_image(size, None if image is None else self._below(volume, image)))
+                else:
+                    os.ftruncate(descriptor, rounded(size))
+        except FileExistsError:
+            return ALREADY  # the name is fresh: we made it ourselves
+        return DONE
+
+    def _below(self, volume: Volume, image: Volume) -> str:
+        """How ``volume`` names its image: from its own folder, so that the pool can be mounted elsewhere."""
+        path = os.path.relpath(self._path(image.name), os.path.dirname(self._path(volume.name)))
+        return path if path.startswith("../") else "./" + path
 
     def _fits(self, image: Volume, size: int, sizes: dict[str, int]) -> Outcome:
         """Whether a disk of ``size`` can stand on the image; each image is looked at once a batch."""
@@ -233,19 +243,19 @@ class FileVolumes:
         fits = self._fits(image, size, {})
         if not fits:
             return fits
-        with self._open(image, os.O_RDONLY) as source, self._new(volume) as descriptor:
-            if how == "reflink":
-                try:
-                    fcntl.ioctl(descriptor, _FICLONE, source)
-                except OSError as error:
-                    if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL):
-                        raise
+        path = self._path(volume.name)
+        try:
+            with self._open(image, os.O_RDONLY) as source, self._new(volume) as descriptor:
+                if how == "copy":
+                    _copy_data(source, descriptor, self._beat)
+                elif not _share_extents(source, descriptor):
+                    os.unlink(path)
                     return refused("the file system of the pool cannot share extents (reflink): use overlay or copy")
-            else:
-                _copy_data(source, descriptor, self._beat)
-            os.ftruncate(descriptor, rounded(size))
-            os.fsync(descriptor)
-        sync_folder(os.path.dirname(self._path(volume.name)))
+                os.ftruncate(descriptor, rounded(size))
+                os.fsync(descriptor)
+        except FileExistsError:
+            return ALREADY  # the name is fresh: we made it ourselves
+        sync_folder(os.path.dirname(path))
         return DONE
 
     # Changing
@@ -349,6 +359,14 @@ class FileVolumes:
 
     def _path(self, name: str) -> str:
         path = os.path.normpath(os.path.join(self.root, name))
+        try:
+            impossible = b"\0" in os.fsencode(name)
+        except UnicodeEncodeError:
+            impossible = True
+        if impossible:
+            raise LostMetadata(
+                f"The record names the volume {name!r}, which no file can be called: restore the record."
+            )
         if not path.startswith(self.root.rstrip("/") + "/") and path != self.root:
             raise LostMetadata(f"The record names the volume {name!r}, which lies outside of its pool {self.root}.")
         return path
@@ -367,13 +385,14 @@ class FileVolumes:
 
     @contextlib.contextmanager
     def _new(self, volume: Volume) -> Iterator[int]:
-        descriptor = os.open(
-            self._path(volume.name), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-        )
+        """The volume's file, which was not there before, and is not there any more when its making fails."""
+        path = self._path(volume.name)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             yield descriptor
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, StorageError) as error:
+            os.unlink(path)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OutOfSpace(
                     f"The pool folder {self.root} is full: free space in it, then run the task again."
                 ) from error
@@ -411,6 +430,17 @@ def _set_immutable(descriptor: int, immutable: bool) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
             raise
+
+
+def _share_extents(source: int, target: int) -> bool:
+    """Give ``target`` the content of ``source`` without copying it; whether the file system can."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def _copy_data(source: int, target: int, beat: Callable[[], None]) -> None:
