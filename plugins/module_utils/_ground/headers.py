@@ -25,6 +25,9 @@ _MAX_L1_BYTES = 32 * 1024**2
 _MAX_REFCOUNT_TABLE_BYTES = 8 * 1024**2
 _MAX_SNAPSHOTS = 65536
 
+_VMDK_REDUNDANT = 1 << 1  # flag: there is a second grain directory, which is used
+_VMDK_IN_FOOTER = 2**64 - 1
+
 
 def refuse(check: str, message: str, **facts: object) -> UnsafeImage:
     """The error for a failed check."""
@@ -103,16 +106,27 @@ def check_vmdk(head: bytes, size: int) -> None:
     if capacity == 0:
         # qemu then takes the descriptor for the whole image and opens the extents that it names.
         raise refuse("subformat", "The VMDK has an empty extent, so that its descriptor could name other files.")
+    _check_grain_directories(head, size)
     parent = re.search(rb"parentcid\s*=\s*([0-9a-f]+)", text)
     if b"parentfilenamehint" in text or (parent and int(parent.group(1), 16) != 0xFFFFFFFF):
         raise refuse("backing_file", "The image is a VMDK that needs a parent; consolidate it first.")
 
 
-def check_vmdk_footer(head: bytes, tail: bytes) -> None:
+def _check_grain_directories(header: bytes, size: int) -> None:
+    """They lie in the file: qemu reads one that does not as an empty disk."""
+    (flags,) = struct.unpack_from("<I", header, 8)
+    redundant, directory = struct.unpack_from("<QQ", header, 48)
+    for sector in (directory, redundant if flags & _VMDK_REDUNDANT else 0):
+        if sector != _VMDK_IN_FOOTER and sector * SECTOR >= size:
+            raise refuse("truncated", "The image ends before the tables that its VMDK header names; fetch it again.")
+
+
+def check_vmdk_footer(head: bytes, tail: bytes, size: int) -> None:
     """The footer of a stream-optimised VMDK, which qemu believes, tells the same as the header that was looked at."""
     # All but the place of the grain directory, which is what the footer is there for.
     if head[:56] != tail[SECTOR : SECTOR + 56]:
         raise refuse("footer", "The footer of the VMDK tells something else than its header.")
+    _check_grain_directories(tail[SECTOR:], size)
 
 
 def _need_header(head: bytes) -> None:

@@ -329,7 +329,7 @@ def _feed_rest(inspector: Any, fd: int, head: bytes, size: int, declared: str) -
         # The inspector keeps the last bytes that it is given, so nothing between needs to be read.
         tail = _read(fd, max(0, size - _FOOTER), _FOOTER)
         inspector.eat_chunk(tail)
-        headers.check_vmdk_footer(head, tail)
+        headers.check_vmdk_footer(head, tail, size)
 
 
 def _names(found: set[str]) -> str:
