@@ -246,7 +246,8 @@ async def flatten(pool: Pool, disk: Disk) -> bool:
         outcome = await pool.volumes.flatten(disk.volume)
         if not outcome:
             raise InUse(
-                f"The disk {disk.role} of {disk.instance} cannot be flattened: {outcome.why}. Stop the guest and run the task again."
+                f"The disk {disk.role} of {disk.instance} cannot be flattened: {outcome.why}. "
+                "Stop the guest and run the task again."
             )
         if not await pool.records.swap(disk.id, State.READY, State.FLAT):
             state = await state_of(pool, disk.id)
@@ -288,6 +289,7 @@ async def release(pool: Pool, disk: Disk) -> bool:
         return False
     if state is State.READY and disk.backing is not None:
         raise InUse(
-            f"The disk {disk.role} of {disk.instance} needs the image {disk.backing}, which would be pruned under it: flatten the disk first."
+            f"The disk {disk.role} of {disk.instance} needs the image {disk.backing}, which would be pruned "
+            "under it: flatten the disk first."
         )
     return bool(await pool.records.swap(disk.id, state, State.RELEASED))

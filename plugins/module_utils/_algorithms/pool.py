@@ -94,7 +94,8 @@ async def finish(pool: Pool, record: Record, state: State) -> None:
         outcome = await pool.volumes.remove(record.volume)
         if not outcome:
             raise InUse(
-                f"The volume {record.volume} of pool {pool.name} cannot be removed: {outcome.why}. Stop what uses it and run the task again.",
+                f"The volume {record.volume} of pool {pool.name} cannot be removed: {outcome.why}. "
+                "Stop what uses it and run the task again.",
                 volume=record.volume.name,
             )
     if isinstance(record, Disk) and record.backing is not None:

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -102,13 +102,14 @@ class Template:
 
 @dataclass(frozen=True)
 class Literal:
-    """A few bytes that are at hand, such as a config disk; padded with zeroes to whole sectors."""
+    """A few bytes that are made when they are needed, such as a config disk; padded to whole sectors."""
 
-    data: bytes
+    make: Callable[[], bytes]
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """See Content."""
-        data = self.data + bytes(-len(self.data) % 512)
+        made = self.make()
+        data = made + bytes(-len(made) % 512)
         digest = ContentDigest(len(data))
         for offset in range(0, len(data), BLOCK):
             digest.add(offset, data[offset : offset + BLOCK])
@@ -116,7 +117,7 @@ class Literal:
             sink.set_size(len(data))
             sink.write(0, data)
             sink.sync()
-        sha256 = hashlib.sha256(self.data).hexdigest()
+        sha256 = hashlib.sha256(made).hexdigest()
         return {"size": len(data), "content": digest.finish(), "source_digests": {"sha256": sha256}, "bytes_read": 0}
 
 

@@ -13,9 +13,9 @@ overlay is kept from being handed to the guest's user, who could then write to i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
+from xml.sax.saxutils import escape, quoteattr
 
 from .._ground.errors import BadInput
 
@@ -32,38 +32,44 @@ class Link:
 
 @dataclass(frozen=True)
 class Attachment:
-    """How a guest is to see a disk; None leaves it to libvirt."""
+    """How a guest is to see a disk; None leaves it to libvirt. ``target`` None takes the next free name."""
 
-    target: str
+    target: str | None = None
     bus: str = "virtio"
     device: str = "disk"
-    readonly: bool = False
     cache: str | None = None
     io: str | None = None
     discard: str | None = None
     serial: str | None = None
 
 
-def disk_xml(chain: Sequence[Link], how: Attachment) -> str:
-    """The element for ``chain``, which begins with the disk itself."""
-    disk = ElementTree.Element("disk", type="file", device=how.device)
+def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
+    """The element for ``chain``, which begins with the disk itself, as ``target`` of the guest.
+
+    Written by hand, for a thousand of them: an element tree takes ten times as long.
+    """
     driver = {"name": "qemu", "type": chain[0].format, "cache": how.cache, "io": how.io, "discard": how.discard}
-    ElementTree.SubElement(disk, "driver", {name: value for name, value in driver.items() if value is not None})
-    ElementTree.SubElement(disk, "source", file=chain[0].path)
-    parent = disk
-    for link in chain[1:]:
-        parent = ElementTree.SubElement(parent, "backingStore", type="file")
-        ElementTree.SubElement(parent, "format", type=link.format)
-        source = ElementTree.SubElement(parent, "source", file=link.path)
-        ElementTree.SubElement(source, "seclabel", model="dac", relabel="no")
-    ElementTree.SubElement(parent, "backingStore")
-    ElementTree.SubElement(disk, "target", dev=how.target, bus=how.bus)
+    lines = [
+        _open("disk", {"type": "file", "device": how.device}),
+        "  " + _empty("driver", driver),
+        "  " + _empty("source", {"file": chain[0].path}),
+    ]
+    for depth, link in enumerate(chain[1:], start=1):
+        lines += [
+            "  " * depth + _open("backingStore", {"type": "file"}),
+            "  " * depth + "  " + _empty("format", {"type": link.format}),
+            "  " * depth + "  " + _open("source", {"file": link.path}),
+            "  " * depth + '    <seclabel model="dac" relabel="no"/>',
+            "  " * depth + "  </source>",
+        ]
+    lines.append("  " * len(chain) + "<backingStore/>")
+    lines += ["  " * depth + "</backingStore>" for depth in range(len(chain) - 1, 0, -1)]
+    lines.append("  " + _empty("target", {"dev": target, "bus": how.bus}))
     if how.serial is not None:
-        ElementTree.SubElement(disk, "serial").text = how.serial
-    if how.readonly:
-        ElementTree.SubElement(disk, "readonly")
-    ElementTree.indent(disk)
-    return ElementTree.tostring(disk, encoding="unicode")
+        lines.append(f"  <serial>{escape(how.serial)}</serial>")
+    if how.device == "cdrom":
+        lines.append("  <readonly/>")
+    return "\n".join([*lines, "</disk>"])
 
 
 def default_target(bus: str, position: int) -> str:
@@ -75,3 +81,12 @@ def default_target(bus: str, position: int) -> str:
         number, rest = divmod(number - 1, 26)
         letters = chr(ord("a") + rest) + letters
     return TARGETS[bus] + letters
+
+
+def _open(name: str, attributes: Mapping[str, str | None]) -> str:
+    shown = (f" {key}={quoteattr(value)}" for key, value in attributes.items() if value is not None)
+    return f"<{name}{''.join(shown)}>"
+
+
+def _empty(name: str, attributes: Mapping[str, str | None]) -> str:
+    return _open(name, attributes)[:-1] + "/>"

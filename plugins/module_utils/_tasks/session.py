@@ -15,7 +15,7 @@ from typing import Any
 
 from .._algorithms.pool import Pool, attend, depart
 from .._backends.file import PRIVATE, FileVolumes
-from .._backends.perform import Parts, Performer
+from .._backends.perform import Clockwork, Parts, Performer
 from .._ground.command import Runner
 from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
@@ -116,6 +116,10 @@ class Session:
         except StorageError as error:
             self.warnings.append(f"What was done stands, but libvirt did not look at the pool again: {error.message}")
         return ended
+
+    def now(self) -> str:
+        """The time of day, as records have it."""
+        return Clockwork().now()
 
     def path(self, pool: Pool, name: str) -> str:
         """The absolute path of a volume of a pool on files."""
