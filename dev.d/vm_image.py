@@ -161,8 +161,9 @@ def _install_python_packages(tree: Path) -> None:
 
 def _keep_for_initramfs(tree: Path, modules: Path, boot: Path) -> None:
     """Set busybox and ``BOOT_MODULES`` aside, so that an initramfs can be made when the tree is gone."""
-    (boot / "sbin").mkdir(parents=True)
-    shutil.copy(tree / "bin/busybox", boot / "sbin/busybox")
+    (boot / "bin").mkdir(parents=True)
+    shutil.copy(tree / "bin/busybox", boot / "bin/busybox")
+    (boot / "bin/sh").symlink_to("busybox")
     kept = boot / "lib/modules" / modules.name
     kept.mkdir(parents=True)
     shutil.copy(modules / "modules.dep", kept)
@@ -180,7 +181,7 @@ def _build_initramfs(folder: Path, initramfs: Path) -> None:
         old.unlink()
     stage = folder / "stage"
     shutil.rmtree(stage, ignore_errors=True)
-    shutil.copytree(folder / "boot", stage)
+    shutil.copytree(folder / "boot", stage, symlinks=True)
     shutil.copy(BED / "initramfs", stage / "init")
     overlay = stage / "overlay"
     shutil.copytree(BED / "root", overlay)
