@@ -102,7 +102,7 @@ class FolderStore:
             standing = self._standing(record, state)
             if standing is None:
                 fresh.append((record, state, self._new(to_json(record))))
-            outcomes.append(standing or DONE)
+            outcomes.append(DONE if standing is None else standing)
         sync_files([path for _record, _state, path in fresh])
         for record, state, path in fresh:
             os.link(path, self._state_path(record.id, state))
@@ -278,6 +278,21 @@ class FolderStore:
         return self.locks.pulse(name)
 
     # Housekeeping
+
+    def drop(self, record_id: str, state: State) -> Outcome:
+        """See the contract. The state goes last: a record that is half dropped is still a damaged one."""
+        try:
+            self.read(record_id)
+            return refused(f"the record of {record_id} can be read")
+        except LostMetadata:
+            pass
+        standing = [path for path in self._state_paths(record_id) if os.path.lexists(path)]
+        if standing != ([] if state is State.MOVING else [self._state_path(record_id, state)]):
+            return refused(f"{record_id} is not {state}")
+        for path in (os.path.join(self._records, record_id), *standing):
+            _drop(path)
+        sync_folder(self._records)
+        return DONE
 
     def forget(self, record_id: str) -> None:
         """See the contract. The state goes last: a record that is half forgotten is still ended."""
