@@ -278,6 +278,7 @@ def libvirtd_up() -> bool:
         started = ["systemd"]
     else:
         run(["mkdir", "-p", "/run/libvirt"], root=True)
+        _open_kvm()
         started = [_start_daemon(name) for name in ("virtlogd", "libvirtd") if not _daemon_pid(name)]
     WORK.mkdir(exist_ok=True)
     (WORK / "libvirtd.started").write_text("\n".join(started), encoding="ascii")
@@ -322,6 +323,19 @@ def libvirtd() -> Iterator[None]:
     finally:
         if started:
             libvirtd_down()
+
+
+def _open_kvm() -> None:
+    """Give /dev/kvm the group and mode that Debian's udev rule gives it.
+
+    Where no udev runs, libvirt finds the device, finds that its guests' user cannot open it, and forgets what it
+    learnt of qemu at every look: each guest then takes a minute to define.
+    """
+    kvm = Path("/dev/kvm")
+    if kvm.exists() and kvm.stat().st_mode & 0o060 != 0o060:
+        say("giving /dev/kvm to the group kvm, as udev would")
+        run(["chgrp", "kvm", kvm], root=True, check=False, capture=True)
+        run(["chmod", "0660", kvm], root=True, check=False, capture=True)
 
 
 def _start_daemon(name: str) -> str:
