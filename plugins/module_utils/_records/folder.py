@@ -10,7 +10,7 @@
 
     records/<id>            the body: one JSON object; never renamed, never edited
     records/<id>.<state>    a second name of the body: the state
-    references/<id>/<name>  what refers to <id>; empty files, never renamed
+    references/<id>/<name>  what refers to <id>, by a further name of its own record; never renamed
     facts/<id>/<topic>      facts, replaced as a whole
     locks/<name>            see ``_ground.locks``
     new/                    files before they get their names
@@ -105,6 +105,8 @@ class FolderStore:
             outcomes.append(DONE if standing is None else standing)
         sync_files([path for _record, _state, path in fresh])
         for record, state, path in fresh:
+            if record.kind == "image":
+                self._reference_folder(record.id)  # now, and not when the pool is full and the image has to go
             os.link(path, self._state_path(record.id, state))
             os.rename(path, os.path.join(self._records, record.id))
         if fresh or ALREADY in outcomes:
@@ -184,18 +186,14 @@ class FolderStore:
     # References
 
     def refer_all(self, batch: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """One empty file each, one sync a folder."""
+        """One name each, one sync a folder. The name is a link, which takes neither inode nor block: a full pool can
+        be pruned."""
         outcomes = []
         folders = set()
         for record_id, name in batch:
-            folder = self._references(record_id)
+            folder = self._reference_folder(record_id)
             try:
-                os.mkdir(folder, 0o700)
-                sync_folder(os.path.dirname(folder))
-            except FileExistsError:
-                pass
-            try:
-                os.close(os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+                self._link_name(os.path.join(folder, name), (name, record_id))
                 outcomes.append(DONE)
             except FileExistsError:
                 outcomes.append(ALREADY)
@@ -227,6 +225,24 @@ class FolderStore:
     def unrefer(self, record_id: str, name: str) -> Outcome:
         """See the contract."""
         return self.unrefer_all([(record_id, name)])[0]
+
+    def _reference_folder(self, record_id: str) -> str:
+        folder = self._references(record_id)
+        try:
+            os.mkdir(folder, 0o700)
+            sync_folder(os.path.dirname(folder))
+        except FileExistsError:
+            pass
+        return folder
+
+    def _link_name(self, path: str, records: Sequence[str]) -> None:
+        """Make ``path`` a further name of the first of ``records`` that there is; otherwise an empty file."""
+        for record_id in records:
+            try:
+                return os.link(os.path.join(self._records, record_id), path)
+            except FileNotFoundError:
+                continue
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
     def references(self, record_id: str) -> Iterable[str]:
         """See the contract."""
