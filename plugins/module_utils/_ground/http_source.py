@@ -64,7 +64,11 @@ class HttpSource:
         self._response: Any = None
         self._validator = ""
         self.size: int | None = None
-        self._connect()
+        try:
+            self._connect()
+        except BaseException:
+            self.close()
+            raise
         # Without a validator only the bytes themselves can tell that the server still has the same ones.
         self._seen = None if self._validator else hashlib.sha256()
 
