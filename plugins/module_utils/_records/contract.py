@@ -129,6 +129,12 @@ class Records:
         """None where nobody holds ``name``; otherwise the holder's beat, which goes on while it lives."""
         return self._op("pulse", name, writes=False)
 
+    def drop(self, record_id: str, state: State) -> Op[Outcome]:
+        """Turn a record that is in ``state``, or MOVING for none, and whose body is damaged into a lost one: as if it
+        had never been, but for its references, which stay and keep what they are under. Durable; refused where the
+        body can be read or the state is another. Raises NewerSchema where the body is only too new for us."""
+        return self._op("drop", record_id, state)
+
     def forget(self, record_id: str) -> Op[None]:
         """Drop an ended record for good. Only for records that ended long ago (30 days)."""
         return self._op("forget", record_id)

@@ -23,12 +23,9 @@ NFS 4.2: a listing through a descriptor of its own is fresh; ``link`` excludes, 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import secrets
-import stat
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .._ground.durable import sync_files, sync_folder
@@ -36,9 +33,9 @@ from .._ground.errors import BadInput, LostMetadata, NewerSchema, NotFound
 from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
+from .folder_files import check_own_folder, drop, names_in, new_file, read_file, seconds_since_named
 from .types import ENDED, SCHEMA, Record, State, from_json, is_id, to_json
 
-BODY_LIMIT = 1 << 20
 SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
 POOL = "pool"
@@ -57,7 +54,7 @@ class FolderStore:
     def open(cls, root: str, beat_seconds: float = 2.0) -> FolderStore:
         """The store in ``root``; raises NotFound where there is none, NewerSchema where it is too new for us."""
         try:
-            schema = _read(os.path.join(root, "schema")).strip()
+            schema = read_file(os.path.join(root, "schema")).strip()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There are no records in {root}.") from None
         if not schema.isdigit() or len(schema) > SCHEMA_DIGITS:
@@ -80,12 +77,12 @@ class FolderStore:
         except NotFound:
             pass
         os.makedirs(root, mode=0o711, exist_ok=True)
-        _own_folder(root)
+        check_own_folder(root)
         os.chmod(root, 0o711)  # whatever the umask is: a guest's qemu passes through
         for folder in FOLDERS:
             path = os.path.join(root, folder)
             os.makedirs(path, mode=0o700, exist_ok=True)
-            _own_folder(path)
+            check_own_folder(path)
         store = cls(root, beat_seconds)
         store._place(os.path.join(root, "schema"), b"%d\n" % SCHEMA)
         sync_folder(root)
@@ -101,7 +98,7 @@ class FolderStore:
         for record, state in batch:
             standing = self._standing(record, state)
             if standing is None:
-                fresh.append((record, state, self._new(to_json(record))))
+                fresh.append((record, state, new_file(self._path("new"), to_json(record))))
             outcomes.append(DONE if standing is None else standing)
         sync_files([path for _record, _state, path in fresh])
         for record, state, path in fresh:
@@ -166,7 +163,7 @@ class FolderStore:
         """See the contract."""
         for path in (os.path.join(self._records, record_id), *self._state_paths(record_id)):
             try:
-                return from_json(_read(path), record_id)
+                return from_json(read_file(path), record_id)
             except FileNotFoundError:
                 continue
         raise LostMetadata(
@@ -239,7 +236,8 @@ class FolderStore:
         """Make ``path`` a further name of the first of ``records`` that there is; otherwise an empty file."""
         for record_id in records:
             try:
-                return os.link(os.path.join(self._records, record_id), path)
+                os.link(os.path.join(self._records, record_id), path)
+                return
             except FileNotFoundError:
                 continue
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -270,7 +268,7 @@ class FolderStore:
             return found
         for topic in sorted(topics):
             try:
-                facts = json.loads(_read(os.path.join(folder, topic)))
+                facts = json.loads(read_file(os.path.join(folder, topic)))
             except (OSError, ValueError, RecursionError, LostMetadata):
                 continue
             if isinstance(facts, dict):
@@ -306,7 +304,7 @@ class FolderStore:
         if standing != ([] if state is State.MOVING else [self._state_path(record_id, state)]):
             return refused(f"{record_id} is not {state}")
         for path in (os.path.join(self._records, record_id), *standing):
-            _drop(path)
+            drop(path)
         sync_folder(self._records)
         return DONE
 
@@ -318,28 +316,28 @@ class FolderStore:
         if not set(states) <= set(ended) or (os.path.lexists(body) and not states):
             raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
         for folder in (self._references(record_id), self._path("facts", record_id)):
-            for name in _names(folder):
-                _drop(os.path.join(folder, name))
+            for name in names_in(folder):
+                drop(os.path.join(folder, name))
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(folder)
         for path in (body, *states):
-            _drop(path)
+            drop(path)
         sync_folder(self._records)
 
     def sweep(self, keep_seconds: float) -> list[str]:
         """See the contract. Age is only ever asked of what has ended or never began."""
         forgotten = []
         for record_id, state in self.states().states.items():
-            if state in ENDED and _age(self._state_path(record_id, state)) > keep_seconds:
+            if state in ENDED and seconds_since_named(self._state_path(record_id, state)) > keep_seconds:
                 self.forget(record_id)
                 forgotten.append(record_id)
         for name in self.locks.names():
             if name.startswith(OWNER) and self.locks.pulse(name) is None:
                 self.locks.discard(name)
-        probes = [self._path("records", name) for name in _names(self._records) if name.startswith(PROBE)]
-        for path in [*probes, *(self._path("new", name) for name in _names(self._path("new")))]:
-            if _age(path) > NEW_SECONDS:
-                _drop(path)
+        probes = [self._path("records", name) for name in names_in(self._records) if name.startswith(PROBE)]
+        for path in [*probes, *(self._path("new", name) for name in names_in(self._path("new")))]:
+            if seconds_since_named(path) > NEW_SECONDS:
+                drop(path)
         return forgotten
 
     # Files
@@ -356,24 +354,9 @@ class FolderStore:
     def _state_paths(self, record_id: str) -> Iterator[str]:
         return (self._state_path(record_id, state) for state in State if state is not State.MOVING)
 
-    def _new(self, data: bytes) -> str:
-        """A file of its own with ``data``, not durable yet."""
-        path = self._path("new", secrets.token_hex(12))
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            written = os.write(descriptor, data)
-            if written != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        except OSError:
-            os.unlink(path)
-            raise
-        finally:
-            os.close(descriptor)
-        return path
-
     def _place(self, path: str, data: bytes) -> None:
         """Put ``data`` at ``path``, whole or not at all."""
-        new = self._new(data)
+        new = new_file(self._path("new"), data)
         sync_files([new])
         os.rename(new, path)
 
@@ -395,49 +378,3 @@ def _state(word: str, record_id: str) -> State:
             "use a newer version of the collection.",
             id=record_id,
         ) from None
-
-
-def _read(path: str) -> bytes:
-    """A small regular file, whole; nobody's link is followed."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise LostMetadata(f"The record file {path} is a symbolic link, which virt.storage never makes.") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise LostMetadata(f"The record file {path} is not a regular file.")
-        return os.read(descriptor, BODY_LIMIT)
-    finally:
-        os.close(descriptor)
-
-
-def _names(folder: str) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-
-
-def _age(path: str) -> float:
-    """Seconds since a file got its last name; none for one that somebody removed meanwhile."""
-    try:
-        return time.time() - os.lstat(path).st_ctime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _drop(path: str) -> None:
-    """Remove a file that somebody else may be removing, too."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _own_folder(path: str) -> None:
-    """Refuse a folder that somebody else put there for us to write into."""
-    status = os.lstat(path)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise BadInput(
-            f"The path {path} is not a folder of user {os.geteuid()}: remove it, or give the folder to that user."
-        )

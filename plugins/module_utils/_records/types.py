@@ -229,8 +229,8 @@ def from_json(data: bytes, record_id: str) -> Record:
         schema, kind = body.pop("schema"), body.pop("kind")
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise LostMetadata(
-            f"The record of {record_id} cannot be read: its content is not a record. Nothing is guessed from the volume; "
-            "restore it with disk_metadata state=rebuilt.",
+            f"The record of {record_id} cannot be read: its content is not a record. "
+            "Nothing is guessed from the volume; restore it with disk_metadata state=rebuilt.",
             id=record_id,
         ) from None
     if not isinstance(schema, int) or schema > SCHEMA:
