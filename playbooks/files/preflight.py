@@ -1,0 +1,246 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Look at a host before ``virt.storage`` works there, and change nothing.
+
+The playbook ``virt.storage.preflight`` runs this on the host, which may have nothing but a Python 3.9: only the
+standard library is used. One argument, a JSON object: ``family`` is Ansible's name of the family of the distribution,
+``pools`` are those that are to be made, each with ``name``, ``type`` and ``path``. Prints one JSON object of lists
+of sentences: ``problems`` have to be solved, ``hints`` matter for some uses, ``found`` is how the host is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+URI = "qemu:///system"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+LIMIT = 30
+"""Seconds that a program may take to answer."""
+
+# Where modules look for a Python that has what they import, after the one that Ansible chose.
+INTERPRETERS = ("/opt/virt-storage/venv/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
+INSPECTION = "oslo_utils.imageutils.format_inspector"
+CONFIG_DISKS = "pycdlib"
+
+
+class Program(NamedTuple):
+    """A program that modules start. ``serves`` is the use it is for; without it no use goes without the program."""
+
+    name: str
+    debian: str
+    redhat: str
+    serves: str = ""
+
+
+PROGRAMS = (
+    Program("qemu-img", "qemu-utils", "qemu-img"),
+    Program("chattr", "e2fsprogs", "e2fsprogs"),
+    Program("zstd", "zstd", "zstd", "sources compressed with zst"),
+    Program("mkfs.ext4", "e2fsprogs", "e2fsprogs", "blank disks with ext4"),
+    Program("mkfs.xfs", "xfsprogs", "xfsprogs", "blank disks with xfs"),
+    Program("mkfs.vfat", "dosfstools", "dosfstools", "blank disks with vfat"),
+    Program("mkswap", "util-linux", "util-linux", "swap disks"),
+    Program("mount.nfs", "nfs-common", "nfs-utils", "pools of type netfs"),
+)
+OLDEST = {"libvirt": (7, 0), "qemu-img": (5, 2), "python": (3, 9)}
+
+
+class Report:
+    """What is told of the host; ``family`` decides whose packages are named."""
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self.problems: list[str] = []
+        self.hints: list[str] = []
+        self.found: list[str] = []
+
+    def package(self, debian: str, redhat: str) -> str:
+        """The name of a package on this host, or on both families where it is of neither."""
+        names = {"Debian": debian, "RedHat": redhat}
+        return names.get(self.family) or " or ".join(dict.fromkeys((debian, redhat)))
+
+
+def main(words: Sequence[str]) -> None:
+    """Look, and print what was seen."""
+    given = json.loads(words[0]) if words else {}
+    report = Report(given.get("family", ""))
+    look_at_python(report)
+    look_at_programs(report, [*given.get("pools", ())])
+    pools = look_at_libvirt(report)
+    known = {pool["name"] for pool in pools}
+    for pool in [*pools, *(each for each in given.get("pools", ()) if each["name"] not in known)]:
+        look_at_pool(report, pool)
+    print(json.dumps({"problems": report.problems, "hints": report.hints, "found": report.found}))
+
+
+def run(*words: str) -> tuple[int, str]:
+    """The exit code of a program and what it printed, errors included; 127 for one that is not there."""
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={"PATH": PATH, "LC_ALL": "C"},
+            timeout=LIMIT,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except FileNotFoundError:
+        return 127, ""
+    except subprocess.TimeoutExpired:
+        return 124, f"{words[0]} gave no answer within {LIMIT} s"
+    return done.returncode, done.stdout.strip()
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The first version in a text: ``qemu-img version 7.2.17 (Debian ...)`` is (7, 2, 17)."""
+    match = re.search(r"\d+(?:\.\d+)+", text)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def dotted(version: Iterable[int]) -> str:
+    """A version as people write it."""
+    return ".".join(map(str, version))
+
+
+def look_at_python(report: Report) -> None:
+    """Which interpreters there are, and whether one has the bindings, and one the inspection besides."""
+    has: dict[str, list[str]] = {}
+    for interpreter in dict.fromkeys((sys.executable, *INTERPRETERS)):
+        if os.path.exists(interpreter):
+            wanted = ["libvirt", INSPECTION, CONFIG_DISKS]
+            has[interpreter] = [name for name in wanted if run(interpreter, "-c", f"import {name}")[0] == 0]
+            version = version_of(run(interpreter, "--version")[1])
+            report.found.append(
+                f"{interpreter} is Python {dotted(version)} and can import {', '.join(has[interpreter]) or 'nothing'}."
+            )
+    able = [modules for modules in has.values() if "libvirt" in modules]
+    if sys.version_info[:2] < OLDEST["python"]:
+        report.problems.append(
+            f"Ansible runs modules here with Python {dotted(sys.version_info[:3])}, and they need "
+            f"{dotted(OLDEST['python'])} or newer: set ansible_python_interpreter."
+        )
+    if not able:
+        package = report.package("python3-libvirt", "python3-libvirt")
+        report.problems.append(f"No Python here can import libvirt: install {package}.")
+        return
+    role = "let the role virt.storage.storage_pool make its virtual environment"
+    if not any(INSPECTION in modules for modules in able):
+        report.problems.append(
+            f"No Python here that can import libvirt can look into images with oslo.utils 7.4 or newer: {role}."
+        )
+    elif not any({INSPECTION, CONFIG_DISKS} <= set(modules) for modules in able):
+        package = report.package("python3-pycdlib", "python3-pycdlib")
+        report.hints.append(f"pycdlib is missing, which configuration disks need: install {package}, or {role}.")
+
+
+def look_at_programs(report: Report, pools: Sequence[dict[str, str]]) -> None:
+    """Which programs are missing, and the versions of those where it matters."""
+    netfs = any(pool.get("type") == "netfs" for pool in pools)
+    for program in PROGRAMS:
+        if shutil.which(program.name, path=PATH):
+            continue
+        package = report.package(program.debian, program.redhat)
+        if not program.serves or (program.name == "mount.nfs" and netfs):
+            report.problems.append(f"{program.name} is missing: install {package}.")
+        else:
+            report.hints.append(f"{program.name} is missing, which {program.serves} need: install {package}.")
+    code, text = run("qemu-img", "--version")
+    if code == 0:
+        _expect(report, "qemu-img", version_of(text))
+    report.found.append(f"The kernel is {os.uname().release}.")
+
+
+def look_at_libvirt(report: Report) -> list[dict[str, str]]:
+    """Whether the daemon answers, how old it is, and which pools it has."""
+    code, text = run("virsh", "-q", "-c", URI, "version", "--daemon")
+    if code == 127:
+        report.problems.append(f"virsh is missing: install {report.package('libvirt-clients', 'libvirt-client')}.")
+        return []
+    if code != 0:
+        service = "libvirtd" if report.family == "Debian" else "virtqemud and virtstoraged"
+        package = report.package("libvirt-daemon-system", "libvirt-daemon-driver-qemu")
+        reason = (text.splitlines() or ["no reason was given"])[-1]
+        report.problems.append(
+            f"No libvirt daemon answers at {URI} ({reason}): start {service}, of {package}, and look into its log."
+        )
+        return []
+    for line in text.splitlines():
+        if line.startswith("Running against daemon"):
+            _expect(report, "libvirt", version_of(line))
+    pools = []
+    for name in run("virsh", "-q", "-c", URI, "pool-list", "--all", "--name")[1].split("\n"):
+        code, xml = run("virsh", "-q", "-c", URI, "pool-dumpxml", "--", name) if name.strip() else (1, "")
+        if code == 0:
+            pool = ET.fromstring(xml)
+            pools.append({"name": name, "type": pool.get("type", ""), "path": pool.findtext("target/path", default="")})
+    return pools
+
+
+def _expect(report: Report, what: str, version: tuple[int, ...]) -> None:
+    report.found.append(f"{what} is {dotted(version)}.")
+    if version < OLDEST[what]:
+        report.problems.append(f"{what} is {dotted(version)}: {dotted(OLDEST[what])} or newer is needed.")
+
+
+def look_at_pool(report: Report, pool: dict[str, str]) -> None:
+    """The file system under a pool: space, mount options, whether it can share extents."""
+    if pool.get("type") not in ("dir", "netfs") or not pool.get("path"):
+        report.found.append(f"Pool {pool['name']} is of type {pool.get('type')}, which virt.storage leaves alone.")
+        return
+    place = pool["path"]
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    kind, options, mount = mount_of(os.path.realpath(place))
+    room = os.statvfs(place)
+    free, size = room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize
+    if pool["type"] == "netfs" and not kind.startswith("nfs"):
+        report.found.append(f"Pool {pool['name']} ({pool['path']}) is not mounted, so that nothing is said of it.")
+        return
+    shares = "can" if _shares_extents(kind, mount) else "cannot"
+    report.found.append(
+        f"Pool {pool['name']} ({pool['path']}) is on {kind} mounted at {mount} ({','.join(sorted(options))}), has "
+        f"{free / 2**30:.1f} of {size / 2**30:.1f} GiB free, and {shares} share extents (reflink)."
+    )
+    if "ro" in options:
+        report.problems.append(f"The file system of pool {pool['name']} is read-only: remount {mount}.")
+    if kind.startswith("nfs"):
+        version = next((option.partition("=")[2] for option in options if option.startswith("vers=")), "unknown")
+        if version not in ("4.1", "4.2"):
+            report.problems.append(f"{mount} is mounted with NFS {version}: pool {pool['name']} needs 4.1 or 4.2.")
+        if "nocto" in options:
+            report.problems.append(f"{mount} is mounted with nocto, which no pool can be: remount it without.")
+
+
+def mount_of(path: str) -> tuple[str, set[str], str]:
+    """The type, the options and the mount point of the file system on which ``path`` is."""
+    found: tuple[str, set[str], str] = ("unknown", set(), "/")
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            mount, _, system = line.rstrip("\n").partition(" - ")
+            fields, (kind, _source, options) = mount.split(" "), system.split(" ", 2)
+            where = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), fields[4])
+            within = path == where or path.startswith(where.rstrip("/") + "/")
+            if within and len(where) >= len(found[2]):
+                found = (kind, {*fields[5].split(","), *options.split(",")}, where)
+    return found
+
+
+def _shares_extents(kind: str, mount: str) -> bool:
+    return kind in ("btrfs", "bcachefs") or (kind == "xfs" and "reflink=1" in run("xfs_info", mount)[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
