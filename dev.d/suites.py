@@ -41,7 +41,7 @@ def run_suite(name: str, result: Result, *, full: bool, extra: list[str], timeou
     report.unlink(missing_ok=True)
     words = [venv(), "-m", "pytest", suite.folder, f"--junitxml={report}", *extra]
     with libvirtd() if suite.machine else contextlib.nullcontext():
-        env = {**venv_env(), **_length(full)}
+        env = {**venv_env(), **_wanted(full)}
         finished = run(words, root=suite.machine, env=env, check=False, timeout=timeout)
     count_junit(result, report, finished.returncode)
 
@@ -58,7 +58,7 @@ def run_molecule(result: Result, *, full: bool, extra: list[str], timeout: float
         for scenario in scenarios:
             say(f"molecule: {scenario}")
             words = [VENV / "bin" / "molecule", "test", "--scenario-name", scenario, *extra]
-            env = {**venv_env(), **shipped, **_length(full)}
+            env = {**venv_env(), **shipped, **_wanted(full)}
             try:
                 run(words, root=True, cwd=place, env=env, timeout=timeout)
             except Trouble as trouble:
@@ -67,6 +67,6 @@ def run_molecule(result: Result, *, full: bool, extra: list[str], timeout: float
                 result.count(scenario)
 
 
-def _length(full: bool) -> dict[str, str]:
-    """How tests learn that their long form is wanted."""
-    return {"VIRT_STORAGE_FULL": "1"} if full else {}
+def _wanted(full: bool) -> dict[str, str]:
+    """How tests learn that they are run as a whole, and whether their long form is wanted."""
+    return {"VIRT_STORAGE_TRACE": "1", **({"VIRT_STORAGE_FULL": "1"} if full else {})}

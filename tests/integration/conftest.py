@@ -27,6 +27,8 @@ import libvirt
 import pytest
 from ansible_collections.virt import storage
 
+from .trace import Trace, tracing
+
 COLLECTION = Path(next(iter(storage.__path__)))
 TREE = COLLECTION.parents[2]
 URI = "qemu:///system"
@@ -123,6 +125,20 @@ class Modules:
             assert again["changed"] is False
             assert again["diff"]["before"] == again["diff"]["after"] == {}
         return results
+
+
+@pytest.fixture(scope="session")
+def trace() -> Iterator[Trace]:
+    """What the run did behind the modules' backs; `test_zz_trace` judges it."""
+    with tracing() as seen:
+        yield seen
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traced_run(request: pytest.FixtureRequest) -> None:
+    """Trace from the first test on where the whole suite is run, as ``./dev test integration`` does."""
+    if os.environ.get("VIRT_STORAGE_TRACE") == "1":
+        request.getfixturevalue("trace")
 
 
 @pytest.fixture(scope="session")
