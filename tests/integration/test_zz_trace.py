@@ -6,27 +6,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
 from .trace import Trace
 
-#: Storage calls of libvirt that tell, or are told, nothing of a volume's format.
-FORMATLESS = {
-    "virStoragePoolCreate",
-    "virStoragePoolDefineXML",
-    "virStoragePoolDestroy",
-    "virStoragePoolFree",
-    "virStoragePoolGetAutostart",
-    "virStoragePoolGetInfo",
-    "virStoragePoolGetXMLDesc",
-    "virStoragePoolIsActive",
-    "virStoragePoolIsPersistent",
-    "virStoragePoolLookupByName",
-    "virStoragePoolRefresh",
-    "virStoragePoolSetAutostart",
-    "virStoragePoolUndefine",
-}
 #: Options that state a format, by sub-command: all of a group's alternatives count as one.
 STATED = {
     "info": [("-f",)],
@@ -43,14 +28,11 @@ STATED = {
 
 def test_no_qemu_img_had_to_guess(trace: Trace, task: Callable[..., Any], pool: dict[str, Any], tmp_path: Any) -> None:
     source = tmp_path / "source.qcow2"
-    assert STATED  # the rules
-    import subprocess
-
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(source), "8M"], check=True)
     image = {"name": "traced", "source": str(source), "format": "qcow2"}
     task("cached_image", pools=[pool["name"]], images=[image])
     seen = trace.qemu_img()
-    assert ["convert"] == sorted({argv[0] for argv in seen} & {"convert"}), "the trace noted nothing"
+    assert "convert" in {argv[0] for argv in seen}, "the trace noted nothing"
     for argv in seen:
         assert stated(argv), f"qemu-img {' '.join(argv)} leaves a format open"
 
@@ -77,4 +59,5 @@ def test_libvirt_was_never_asked_for_a_format(trace: Trace, task: Callable[..., 
     task("libvirt_pool_info", name=[pool["name"]])
     calls = trace.libvirt_calls()
     assert "virStoragePoolGetXMLDesc" in calls, "libvirtd's log noted nothing"
-    assert calls - FORMATLESS - {call for call in calls if call.startswith("virStoragePoolNumOf")} == set()
+    of_volumes = {call for call in calls if call.startswith("virStorageVol") and not call.endswith("Dispose")}
+    assert of_volumes == set(), "libvirt's volume calls read formats, or are told them, and are not ours to make"
