@@ -53,14 +53,20 @@ async def listing_of(pool: Pool) -> Listing:
 
 
 async def labels(pool: Pool) -> Mapping[str, Facts]:
-    """Which image each name stands for: name to ``{"id": ..., "identity": ...}``."""
+    """Which image each name stands for: name to ``{"id": ..., "identity": ..., "pinned": ...}``."""
     notes = await pool.records.notes(ABOUT_POOL)
-    return {topic[len(LABEL) :]: facts for topic, facts in notes.items() if topic.startswith(LABEL)}
+    return {topic[len(LABEL) :]: facts for topic, facts in notes.items() if topic.startswith(LABEL) and facts.get("id")}
 
 
-async def label(pool: Pool, name: str, image: Image, identity: str) -> None:
-    """Let ``name`` stand for ``image``. ``identity`` tells its source apart from others, without secrets."""
-    await pool.records.note(ABOUT_POOL, LABEL + name, {"id": image.id, "identity": identity})
+async def label(pool: Pool, name: str, image: Image, identity: str, pinned: bool = False) -> None:
+    """Let ``name`` stand for ``image``. ``identity`` tells its source apart from others, without secrets. A pin is
+    the name's, so that an image is not pinned any more when the name moves on to the next."""
+    await pool.records.note(ABOUT_POOL, LABEL + name, {"id": image.id, "identity": identity, "pinned": pinned})
+
+
+async def unlabel(pool: Pool, name: str) -> None:
+    """Let ``name`` stand for nothing."""
+    await pool.records.note(ABOUT_POOL, LABEL + name, {})
 
 
 async def image_named(pool: Pool, wanted: str, listing: Listing, named: Mapping[str, Facts]) -> Image | None:

@@ -19,7 +19,8 @@ from typing import Protocol
 from .blank import make_blank
 from .bounds import Bounds
 from .command import Beat, Runner
-from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, is_zero, read_block
+from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, content_of_file, is_zero, read_block
+from .errors import SourceError, UnsafeImage
 from .intake import Sink, Staging, take_in
 from .ops import Facts
 from .sources import SourceSpec
@@ -101,6 +102,44 @@ class Template:
 
 
 @dataclass(frozen=True)
+class Sibling:
+    """The raw file of a sealed image, in another pool. ``facts`` are those of its own intake: what arrives here must
+    have the digest that they name."""
+
+    path: str
+    facts: Facts
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content."""
+        written = 0
+
+        def write(offset: int, block: memoryview) -> None:
+            nonlocal written
+            written += _spread(sinks, offset, block)
+
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise SourceError(f"The image {self.path} was removed while it was copied: run the task again.") from None
+        try:
+            size = os.fstat(descriptor).st_size
+            for sink in sinks:
+                sink.set_size(size)
+            content = content_of_file(descriptor, size, beat=means.beat, each=write)
+        finally:
+            os.close(descriptor)
+        if content != self.facts["content"]:
+            raise UnsafeImage(
+                f"The image {self.path} does not hold what was written there ({content}, not {self.facts['content']}): "
+                "have cached_image state=verified look at its pool.",
+                check="content",
+            )
+        for sink in sinks:
+            sink.sync()
+        return {**self.facts, "bytes_read": size, "bytes_written": written, "staged": 0}
+
+
+@dataclass(frozen=True)
 class Literal:
     """A few bytes that are made when they are needed, such as a config disk; padded to whole sectors."""
 
@@ -124,11 +163,11 @@ class Literal:
 _PIECE = 64 * 1024
 
 
-def _spread(sinks: Sequence[Sink], offset: int, block: bytes) -> int:
+def _spread(sinks: Sequence[Sink], offset: int, block: Buffer) -> int:
     """Write the pieces of a block that are not zero; gives the bytes written to all sinks together."""
     written = 0
     for start in range(0, len(block), _PIECE):
-        piece = block[start : start + _PIECE]
+        piece = memoryview(block)[start : start + _PIECE]
         if not is_zero(piece):
             for sink in sinks:
                 sink.write(offset + start, piece)

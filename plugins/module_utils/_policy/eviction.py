@@ -12,20 +12,32 @@ go first, until every limit is met or nothing is left to give.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from .._ground.errors import BadInput
+from .sizes import counted, in_words, parse_size
+
+SIZES = ("max_bytes", "min_free")
+NUMBERS = ("max_count", "max_age")
 
 
 @dataclass(frozen=True)
 class CachedImage:
-    """What matters of an image. ``bytes`` is what removing it frees; ``used`` is the last use, or its making."""
+    """What matters of an image.
+
+    ``names`` are those that stand for it, ``bytes`` is what removing it frees, ``used`` its last use or its making.
+    ``state`` is that of its record: one that is out of use and still there takes room, and is not for us to remove.
+    """
 
     id: str
-    name: str
+    names: tuple[str, ...]
     bytes: int
     used: float
     references: int = 0
     pinned: bool = False
+    state: str = "ready"
 
 
 @dataclass(frozen=True)
@@ -48,13 +60,28 @@ class Verdict:
     why: str
 
 
+def parse_limits(given: Mapping[str, Any]) -> dict[str, int]:
+    """The limits that are given, as numbers: sizes in bytes, ages in seconds, 0 for none."""
+    limits = {}
+    for name in (*SIZES, *NUMBERS):
+        value = given.get(name)
+        if value is None:
+            continue
+        if name in SIZES and str(value).strip() != "0":
+            value = parse_size(value, f"cache limit {name}")
+        if int(value) < 0:
+            raise BadInput(f"The cache limit {name} cannot be {value}: give a number above 0, or 0 for no limit.")
+        limits[name] = int(value)
+    return limits
+
+
 def judge(images: Sequence[CachedImage], limits: Limits, wanted: Iterable[str], now: float) -> list[Verdict]:
-    """A verdict on each image, in the order given. ``wanted`` are names of images that stay."""
-    kept_names = set(wanted)
+    """A verdict on each image, in the order given. ``wanted`` are names or ids of images that stay."""
+    kept = set(wanted)
     verdicts: dict[str, Verdict] = {}
     candidates = []
     for image in images:
-        protection = _protection(image, kept_names)
+        protection = _protection(image, kept)
         if protection:
             verdicts[image.id] = Verdict(image, False, protection)
         else:
@@ -75,29 +102,34 @@ def shortfall(verdicts: Sequence[Verdict], limits: Limits) -> list[str]:
     total = sum(image.bytes for image in staying)
     told = []
     if limits.max_count and len(staying) > limits.max_count:
-        told.append(f"{len(staying)} images have to stay, {limits.max_count} are allowed")
+        told.append(f"{counted(len(staying), 'image')} cannot go, and {limits.max_count} are allowed")
     if limits.max_bytes and total > limits.max_bytes:
-        told.append(f"the images that have to stay take {total} bytes, {limits.max_bytes} are allowed")
+        told.append(f"the images that cannot go take {in_words(total)}, and {in_words(limits.max_bytes)} are allowed")
     if limits.min_free and free < limits.min_free:
-        told.append(f"the pool would have {free} bytes free, {limits.min_free} are asked for")
+        told.append(f"only {in_words(free)} can be free, and {in_words(limits.min_free)} are asked for")
     return told
 
 
 def _protection(image: CachedImage, wanted: set[str]) -> str:
     if image.references:
-        return f"{image.references} disks stand on it"
+        return f"{counted(image.references, 'disk')} on it"
+    if image.state != "ready":
+        return f"it is {image.state}"
     if image.pinned:
         return "it is pinned"
-    return "it is wanted" if image.name in wanted else ""
+    return "it is wanted" if wanted.intersection((image.id, *image.names)) else ""
 
 
 def _excess(image: CachedImage, limits: Limits, total: int, count: int, free: int, now: float) -> str:
+    """Why the image has to go, the least recently used of those that may; "" where it need not."""
     if limits.max_age and now - image.used > limits.max_age:
-        return f"not used for {int(now - image.used)} seconds, {limits.max_age} are allowed"
+        return f"not used for {int(now - image.used)} seconds, and {limits.max_age} are allowed"
     if limits.max_count and count > limits.max_count:
-        return f"the least recently used of {count} images, {limits.max_count} are allowed"
+        return f"least recently used of {count} images, and {limits.max_count} are allowed"
+    if not image.bytes:
+        return ""  # whatever room is wanted, this one has none to give
     if limits.max_bytes and total > limits.max_bytes:
-        return f"the least recently used, the cache has {total} bytes and {limits.max_bytes} are allowed"
+        return f"least recently used; the cache has {in_words(total)}, and {in_words(limits.max_bytes)} are allowed"
     if limits.min_free and free < limits.min_free:
-        return f"the least recently used, the pool has {free} bytes free and {limits.min_free} are asked for"
+        return f"least recently used; {in_words(free)} are free, and {in_words(limits.min_free)} are asked for"
     return ""

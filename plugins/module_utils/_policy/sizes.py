@@ -4,7 +4,7 @@
 
 # Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
 
-"""Sizes as people write them, and as they read them. Pure."""
+"""Sizes as people write them, and sizes and numbers as people read them. Pure."""
 
 from __future__ import annotations
 
@@ -41,3 +41,8 @@ def in_words(size: int) -> str:
         amount /= 1024
         units.pop(0)
     return f"{size} bytes" if units[0] == "bytes" else f"{amount:.1f} {units[0]}"
+
+
+def counted(count: int, what: str) -> str:
+    """``1 disk``, ``3 disks``."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"

@@ -11,87 +11,145 @@ from __future__ import annotations
 import time
 from calendar import timegm
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from .._algorithms.cache import retire
+from .._algorithms.cache import Disposed, retire
 from .._algorithms.pool import Pool
-from .._algorithms.reclaim import Reclaimed, find_debris, reclaim
-from .._algorithms.survey import ABOUT_POOL, SeenImage, listing_of, see_image
-from .._ground.errors import LostMetadata
-from .._policy.eviction import CachedImage, Limits, Verdict, judge, shortfall
+from .._algorithms.reclaim import Debris, Reclaimed, find_debris, reclaim
+from .._algorithms.survey import ABOUT_POOL, SeenImage, labels, listing_of
+from .._ground.errors import NotFound, StorageError
+from .._policy.eviction import CachedImage, Limits, Verdict, judge, parse_limits, shortfall
 from .._policy.plan import Action, Fields, Plan
-from .._policy.sizes import in_words
-from .._records.types import State, taken_apart
+from .._policy.sizes import counted, in_words
+from .._records.types import State
+from .image_result import Labels, describe, is_pinned, names_of, seen_images
+from .image_wishes import image_references, pool_names
 from .session import Session, first_error
 
-LIMITS = ("max_bytes", "max_count", "max_age", "min_free")
+TAKING_ROOM = frozenset({State.READY, State.RETIRED, State.QUARANTINED})
+"""States in which an image takes up room that a limit is about."""
 
 
 # pruned
 
 
+@dataclass(frozen=True)
+class Cache:
+    """One pool's cache: its images with a verdict on each, and the records that ought to end before that."""
+
+    pool: Pool
+    limits: Limits
+    images: Sequence[SeenImage]
+    verdicts: Sequence[Verdict]
+    debris: Sequence[Debris]
+
+
+@dataclass
+class Pruned:
+    """What pruning a cache came to: the verdicts as they turned out, and what was cleared or left, in sentences."""
+
+    verdicts: list[Verdict]
+    cleared: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
 def pruned(session: Session, params: Fields) -> Fields:
-    """Clear what dead work left and give up what the limits do not allow. Works on a full pool: it writes no file
-    but the names that removing needs."""
+    """Clear what dead work left, and give up what the limits do not allow."""
+    stated, wanted = parse_limits(params["cache"] or {}), params["keep"] or ()
     plans, told = [], {}
-    for name in dict.fromkeys(params["pools"]):
-        pool = session.open(name)
+    for name in pool_names(params):
+        pool = session.open(name, make=False)
         if pool is None:
+            told[name] = _told(Pruned([]), Limits())
             continue
-        limits = session.run(_limits(pool, params["cache"] or {}))
-        seen = session.run(_ready(pool))
-        verdicts = judge([_as_policy(each) for each in seen], limits, params["keep"] or (), time.time())
-        debris = session.run(find_debris(pool))
-        going = [each for each, verdict in zip(seen, verdicts) if verdict.goes]
-        done = Reclaimed([each.sentence for each in debris if each.due], [d.sentence for d in debris if not d.due])
-        plans.append(_prune_plan(name, verdicts, done.cleared))
-        if not session.check_mode and (going or done.cleared):
-            ended = session.work(pool, [_prune(pool, going)])
-            first_error(ended)
-            done = ended[0].value
-        told[name] = _told(verdicts, limits, done)
-        session.warnings += [f"Pool {name}: {sentence}." for sentence in told[name]["unmet"]]
-    return {**Plan.join(plans).to_result(), "pruned": told, "images": []}
+        cache = session.run(_survey(pool, stated, wanted))
+        steps = prune_plan(cache)
+        outcome = _foreseen(cache)
+        if steps.changed and not session.check_mode:
+            outcome = _prune(session, cache)
+        plans.append(steps)
+        told[name] = _told(outcome, cache.limits)
+        session.warnings += [f"The cache of pool {name} is over its limits: {unmet}." for unmet in told[name]["unmet"]]
+    return {**Plan.join(plans).to_result(), "pruned": told}
 
 
-async def _prune(pool: Pool, going: Sequence[SeenImage]) -> Reclaimed:
-    done = await reclaim(pool)
-    for each in going:
-        await retire(pool, each.image, each.state)
-    return done
+def prune_plan(cache: Cache) -> Plan:
+    """The steps that bring a cache within its limits. Pure."""
+    pool = cache.pool.name
+    actions = [
+        Action("reclaim", f"pool {pool}", f"{each.sentence}, in pool {pool}") for each in cache.debris if each.due
+    ]
+    before = {}
+    for verdict in cache.verdicts:
+        if verdict.goes:
+            what = f"image {verdict.image.id} in pool {pool}"
+            sentence = f"remove {what}, which frees {in_words(verdict.image.bytes)}"
+            actions.append(Action("evict", what, sentence, reason=verdict.why))
+            before[what] = {"state": "ready"}
+    return Plan(tuple(actions), before, {})
 
 
-async def _limits(pool: Pool, stated: Fields) -> Limits:
-    """The task's own limits over those that the pool holds."""
+async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> Cache:
+    """What is in the cache, and what should become of it. What reclaiming frees counts as free already."""
     config = (await pool.records.notes(ABOUT_POOL)).get("config", {})
-    kept = config.get("limits") if isinstance(config.get("limits"), dict) else {}
-    values = {name: int(stated.get(name) or (kept or {}).get(name) or 0) for name in LIMITS}
+    kept = config.get("limits")
     _capacity, free = await pool.volumes.capacity()
-    return Limits(free=free, **values)
+    debris = await find_debris(pool)
+    leaving = {each.record_id: each.record for each in debris if each.due}
+    named = await labels(pool)
+    images = []
+    for seen in await seen_images(pool, await listing_of(pool)):
+        if seen.image.id in leaving and seen.references:
+            del leaving[seen.image.id]  # it is retired, and its data stays
+        if seen.state in TAKING_ROOM and seen.image.id not in leaving:
+            images.append(seen)
+    for record in leaving.values():
+        stat = await pool.volumes.stat(record.volume) if record is not None and not record.volume.adopted else None
+        free += stat.allocated if stat is not None else 0
+    limits = Limits(free=free, **{**parse_limits(kept if isinstance(kept, dict) else {}), **stated})
+    verdicts = judge([_as_policy(seen, named) for seen in images], limits, wanted, time.time())
+    return Cache(pool, limits, images, verdicts, debris)
 
 
-async def _ready(pool: Pool) -> list[SeenImage]:
-    listing = await listing_of(pool)
-    found = []
-    for record_id, state in sorted(listing.states.items()):
-        if state is State.READY and taken_apart(record_id).image:
-            try:
-                seen = await see_image(pool, record_id, listing, with_references=True)
-            except LostMetadata:
-                continue  # kept, and told by verified
-            if seen is not None:
-                found.append(seen)
-    return found
+def _prune(session: Session, cache: Cache) -> Pruned:
+    """Carry out what ``prune_plan`` says. What cannot go now stays, and is told."""
+    going = [(seen, verdict) for seen, verdict in zip(cache.images, cache.verdicts) if verdict.goes]
+    tasks = [_reclaimed(cache), *(retire(cache.pool, seen.image, seen.state) for seen, _verdict in going)]
+    ended = session.work(cache.pool, tasks)
+    first_error(ended[:1])
+    done: Reclaimed = ended[0].value
+    outcome = Pruned(list(cache.verdicts), done.cleared, done.left)
+    for (_seen, verdict), end in zip(going, ended[1:]):
+        why = ""
+        if isinstance(end.error, StorageError):
+            why = end.error.message
+            outcome.left.append(why)
+        elif isinstance(end.value, Disposed) and not end.value.removed:
+            why = f"{counted(len(end.value.kept_by), 'disk')} on it"
+        if why:
+            outcome.verdicts[outcome.verdicts.index(verdict)] = Verdict(verdict.image, False, why)
+    return outcome
 
 
-def _as_policy(seen: SeenImage) -> CachedImage:
+async def _reclaimed(cache: Cache) -> Reclaimed:
+    return await reclaim(cache.pool) if any(each.due for each in cache.debris) else Reclaimed()
+
+
+def _foreseen(cache: Cache) -> Pruned:
+    cleared = [each.sentence for each in cache.debris if each.due]
+    return Pruned(list(cache.verdicts), cleared, [each.sentence for each in cache.debris if not each.due])
+
+
+def _as_policy(seen: SeenImage, named: Labels) -> CachedImage:
     used = seen.facts.get("use", {}).get("at") or seen.image.created
     return CachedImage(
         id=seen.image.id,
-        name=seen.image.name,
+        names=tuple(names_of(seen.image.id, named)),
         bytes=seen.stat.allocated if seen.stat else 0,
         used=_seconds(str(used)),
         references=len(seen.references),
-        pinned=bool(seen.facts.get("pin", {}).get("pinned")),
+        pinned=is_pinned(seen.image.id, named),
+        state=str(seen.state),
     )
 
 
@@ -103,30 +161,16 @@ def _seconds(moment: str) -> float:
         return time.time()
 
 
-def _prune_plan(pool: str, verdicts: Sequence[Verdict], cleared: Sequence[str]) -> Plan:
-    actions = [Action("reclaim", f"pool {pool}", f"{sentence}, in pool {pool}") for sentence in cleared]
-    before = {}
-    for verdict in verdicts:
-        if verdict.goes:
-            what = f"image {verdict.image.id} in pool {pool}"
-            freed = in_words(verdict.image.bytes)
-            sentence = f"remove {what}, which frees {freed}"
-            actions.append(Action("evict", what, sentence, reason=verdict.why))
-            before[what] = {"state": "ready"}
-    return Plan(tuple(actions), before, {})
+def _told(outcome: Pruned, limits: Limits) -> Fields:
+    def shown(verdict: Verdict) -> Fields:
+        return {"id": verdict.image.id, "names": list(verdict.image.names), "bytes": verdict.image.bytes}
 
-
-def _told(verdicts: Sequence[Verdict], limits: Limits, done: Reclaimed) -> Fields:
     return {
-        "removed": [
-            {"id": v.image.id, "name": v.image.name, "bytes": v.image.bytes, "reason": v.why}
-            for v in verdicts
-            if v.goes
-        ],
-        "kept": [{"id": v.image.id, "name": v.image.name, "why": v.why} for v in verdicts if not v.goes],
-        "cleared": done.cleared,
-        "left": done.left,
-        "unmet": shortfall(verdicts, limits),
+        "removed": [{**shown(verdict), "reason": verdict.why} for verdict in outcome.verdicts if verdict.goes],
+        "kept": [{**shown(verdict), "why": verdict.why} for verdict in outcome.verdicts if not verdict.goes],
+        "cleared": outcome.cleared,
+        "left": outcome.left,
+        "unmet": shortfall(outcome.verdicts, limits),
     }
 
 
@@ -134,56 +178,100 @@ def _told(verdicts: Sequence[Verdict], limits: Limits, done: Reclaimed) -> Field
 
 
 def verified(session: Session, params: Fields) -> Fields:
-    """Read images anew and compare their digests; one that differs is quarantined: kept, and never cloned again."""
-    names = {each["name"] for each in params["images"] or ()}
+    """Read images anew and compare their digests. One that differs is quarantined: kept, and never cloned again."""
+    wanted = image_references(params) if params["images"] else []
     plans, problems, shown = [], [], []
-    for name in dict.fromkeys(params["pools"]):
-        pool = session.open(name)
+    for name in pool_names(params):
+        pool = session.open(name, make=False)
         if pool is None:
             continue
-        seen = [each for each in session.run(_ready(pool)) if not names or each.image.name in names]
-        for each in seen:
-            problem = session.run(_verify(pool, each))
-            shown.append({"pool": name, "name": each.image.name, "id": each.image.id, "sound": problem is None})
-            if problem is None:
-                continue
-            problems.append({"pool": name, "id": each.image.id, **problem})
-            if problem["problem"] == "content_differs":
-                plans.append(_quarantine_plan(name, each))
-                if not session.check_mode:
-                    first_error(session.work(pool, [_quarantine(pool, each)]))
+        images, known = session.run(_to_verify(pool, wanted))
+        problems += known
+        named = session.run(labels(pool))
+        for seen in images:
+            problem = session.run(_verify(pool, seen))
+            if problem is not None:
+                problems.append(problem)
+            steps = verify_plan(name, seen, problem)
+            plans.append(steps)
+            if not session.check_mode:
+                session.run(_conclude(pool, seen, problem))
+            after = replace(seen, state=State.QUARANTINED) if steps.changed else seen
+            shown.append({**describe(session, pool, after, named), "sound": problem is None})
     result = {**Plan.join(plans).to_result(), "problems": problems, "images": shown}
     if problems:
         result.update(failed=True, msg=" ".join(problem["message"] for problem in problems))
     return result
 
 
+async def _to_verify(pool: Pool, wanted: Sequence[str]) -> tuple[list[SeenImage], list[Fields]]:
+    """The images to read, and the problems that can be told without that."""
+    listing, named = await listing_of(pool), await labels(pool)
+    broken: dict[str, str] = {}
+    chosen, problems = [], []
+    missing = set(wanted)
+    for seen in await seen_images(pool, listing, broken):
+        means = {seen.image.id, seen.image.key, *names_of(seen.image.id, named)}
+        missing -= means
+        if wanted and not means.intersection(wanted):
+            continue
+        if seen.state is State.READY or (seen.state is State.RETIRED and seen.references):
+            chosen.append(seen)
+        elif seen.state is State.QUARANTINED:
+            problems.append(_problem(pool, seen.image.id, "quarantined", f"is quarantined; {_affected(seen)}"))
+    for record_id, message in broken.items():
+        if not wanted or record_id in wanted:
+            missing.discard(record_id)
+            problems.append({"pool": pool.name, "id": record_id, "problem": "record_damaged", "message": message})
+    if missing:
+        raise NotFound(
+            f"Pool {pool.name} has no image {' and no image '.join(sorted(missing))}: there is none to verify."
+        )
+    return chosen, problems
+
+
 async def _verify(pool: Pool, seen: SeenImage) -> Fields | None:
     """What is wrong with the image, or None. The data is compared with the digest taken while it was written."""
     if seen.stat is None:
-        message = (
-            f"The image {seen.image.id} of pool {pool.name} has no volume any more: bring {seen.image.volume} back."
-        )
-        return {"problem": "volume_missing", "message": message}
+        volume = seen.image.volume
+        return _problem(pool, seen.image.id, "volume_missing", f"has no volume any more: bring {volume} back.")
     expected = seen.facts.get("seal", {}).get("content")
     if expected is None:
-        message = f"No digest is recorded for the image {seen.image.id} of pool {pool.name}, so it cannot be verified."
-        return {"problem": "digest_missing", "message": message}
-    found = await pool.volumes.digest(seen.image.volume)
+        return _problem(pool, seen.image.id, "digest_missing", "has no digest on record, so nobody can verify it.")
+    try:
+        found = await pool.volumes.digest(seen.image.volume)
+    except StorageError as error:
+        return _problem(pool, seen.image.id, "unreadable", f"cannot be read: {error.message}")
     if found == expected:
         return None
-    message = (
-        f"The image {seen.image.id} of pool {pool.name} does not hold what was written ({found}, not {expected}): "
-        f"it is quarantined, and the {len(seen.references)} disks that stand on it may be damaged."
-    )
-    return {"problem": "content_differs", "message": message}
+    told = f"does not hold what was written ({found}, not {expected}) and is not used any more; {_affected(seen)}"
+    return _problem(pool, seen.image.id, "content_differs", told)
 
 
-def _quarantine_plan(pool: str, seen: SeenImage) -> Plan:
+def _problem(pool: Pool, record_id: str, code: str, told: str) -> Fields:
+    message = f"The image {record_id} of pool {pool.name} {told}"
+    return {"pool": pool.name, "id": record_id, "problem": code, "message": message}
+
+
+def _affected(seen: SeenImage) -> str:
+    count = len(seen.references)
+    stand = "stands" if count == 1 else "stand"
+    what = f"{counted(count, 'disk')} {stand} on it and may be damaged" if count else "no disk stands on it"
+    return f"{what}: remove it with state=absent, and bring it in anew."
+
+
+def verify_plan(pool: str, seen: SeenImage, problem: Fields | None) -> Plan:
+    """The steps that an image's verification asks for. Pure."""
+    if problem is None or problem["problem"] != "content_differs":
+        return Plan()
     what = f"image {seen.image.id} in pool {pool}"
     action = Action("quarantine", what, f"quarantine {what}, whose content is not what was written")
-    return Plan((action,), {what: {"state": "ready"}}, {what: {"state": "quarantined"}})
+    return Plan((action,), {what: {"state": str(seen.state)}}, {what: {"state": str(State.QUARANTINED)}})
 
 
-async def _quarantine(pool: Pool, seen: SeenImage) -> None:
-    await pool.records.swap(seen.image.id, State.READY, State.QUARANTINED)
+async def _conclude(pool: Pool, seen: SeenImage, problem: Fields | None) -> None:
+    """Note that the image is sound, or carry out ``verify_plan``."""
+    if problem is None:
+        await pool.records.note(seen.image.id, "verify", {"at": await pool.host.now()})
+    elif problem["problem"] == "content_differs":
+        await pool.records.swap(seen.image.id, seen.state, State.QUARANTINED)

@@ -8,28 +8,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from .._algorithms.cache import Cached, ImageWish, look_up, retire
-from .._algorithms.cache import fill as fill_image
+from .._algorithms.cache import ImageWish, fill, look_up, retire
 from .._algorithms.pool import Pool
-from .._algorithms.survey import SeenImage, image_named, label, labels, listing_of, see_image
-from .._ground.bounds import Bounds
-from .._ground.contents import Incoming
-from .._ground.errors import BadInput, LostMetadata, NotFound
-from .._ground.sources import SourceSpec, expected_checksum, open_source
+from .._algorithms.survey import SeenImage, image_named, label, labels, listing_of, unlabel
+from .._ground.contents import Content, Incoming, Sibling
+from .._ground.errors import LostMetadata, NewerSchema, StorageError
 from .._policy.plan import Action, Fields, Plan
-from .._policy.sizes import in_words, parse_size
-from .._records.types import Image, State, checked_image_name, key_hash, taken_apart
+from .._policy.sizes import counted, in_words
+from .._records.types import Image, State, is_id
 from . import cache_policy
+from .image_result import describe, describe_all, describe_one, foresee, names_of, seen_images
+from .image_wishes import Wanted, image_references, pool_names, wanted_images
 from .session import Session, first_error
 
-PIECE = 1 << 20
-DEFAULT_LIMIT = "1T"
+LEAVING = frozenset({State.RETIRED, State.QUARANTINED, State.DELETING})
+"""States of an image that is out of use and has not gone yet."""
 
 
 def task(params: Fields, check_mode: bool) -> Fields:
@@ -47,72 +44,91 @@ def task(params: Fields, check_mode: bool) -> Fields:
 
 def info(params: Fields, check_mode: bool) -> Fields:
     """Describe the cached images of pools; gives the result of `cached_image_info`. Only reads."""
-    session = Session(params["uri"], check_mode=True)
-    found = [image for pool in session.open_all(params["pools"]) for image in session.run(_describe_all(pool, session))]
-    return {"changed": False, "images": found, "warnings": session.warnings}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One image of the task, its key worked out. ``identity`` tells the source apart where there is no checksum."""
-
-    name: str
-    spec: SourceSpec
-    bounds: Bounds
-    key: str
-    pinned: bool | None
-    by_checksum: bool
-
-    @property
-    def identity(self) -> str:
-        return "" if self.by_checksum else self.spec.identity
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What a pool has for a wanted image: the ready image, if any, and what its name stands for now."""
-
-    image: Image | None = None
-    labelled: bool = False
-    pinned: bool = False
+    session = Session(params["uri"], check_mode, reads=True)
+    pools = session.open_all(params["pools"] or ())
+    images = [image for pool in pools for image in session.run(describe_all(session, pool))]
+    return {"changed": False, "images": images, "warnings": session.warnings}
 
 
 # present
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What a pool has for a wanted image: ``image`` that serves, what the ``name`` stands for now, and its pin."""
+
+    image: Image | None = None
+    named: Image | None = None
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """One pool of the task, and what it has for each wanted image. ``pool`` is None where check mode has none."""
+
+    name: str
+    pool: Pool | None
+    standings: Sequence[Standing]
+
+
 def _present(session: Session, params: Fields) -> Fields:
-    bounds = _bounds(params["limits"] or {})
-    wanted = [_wanted(each, bounds) for each in _images(params, ("source", "format"))]
-    plans, shown = [], []
-    for name in _pools(params):
-        pool = session.open(name)
-        have = session.run(_standing(pool, wanted)) if pool is not None else [Standing()] * len(wanted)
-        steps = Plan.join(plan(name, each, standing) for each, standing in zip(wanted, have))
-        if pool is not None and steps.changed and not session.check_mode:
-            first_error(session.work(pool, [_provide(pool, each, old) for each, old in zip(wanted, have)]))
-        plans.append(steps)
-        shown += _result(session, pool, name, wanted)
-    return {**Plan.join(plans).to_result(), "images": shown}
+    names = pool_names(params)
+    wanted = wanted_images(params, session.warnings if session.check_mode else None)
+    sites = [_look(session, name, wanted) for name in names]
+    plans = plan(wanted, sites)
+    joined = Plan.join(plans.values())
+    if joined.changed and not session.check_mode:
+        _carry_out(session, wanted, sites, plans)
+        sites = [_look(session, name, wanted) for name in names]
+    shown = [_show(session, site, want, standing) for site in sites for want, standing in zip(wanted, site.standings)]
+    return {**joined.to_result(), "images": shown}
 
 
-def plan(pool: str, want: Wanted, have: Standing) -> Plan:
-    """The steps that give ``pool`` the wanted image. Pure."""
+def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str], Plan]:
+    """The steps that give every pool every wanted image, by the names of both. Pure.
+
+    A source is read for one pool; the others copy from that.
+    """
+    plans = {}
+    for number, site in enumerate(sites):
+        for place, (want, standing) in enumerate(zip(wanted, site.standings)):
+            if standing.image is None:
+                ready = [other.name for other in sites if other.standings[place].image is not None]
+                from_pool = next(iter([*ready, *(other.name for other in sites[:number])]), "")
+                plans[site.name, want.name] = _plan_fill(site.name, want, standing, from_pool)
+            else:
+                plans[site.name, want.name] = _plan_label(site.name, want, standing)
+    return plans
+
+
+def _plan_fill(pool: str, want: Wanted, have: Standing, from_pool: str) -> Plan:
     what = f"image {want.name} in pool {pool}"
-    if have.image is None:
-        size = 0
-        if not want.spec.is_url and os.path.isfile(want.spec.location):
-            size = os.stat(want.spec.location).st_size
-        amount = f", {in_words(size)}" if size else ""
-        sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount})"
-        action = Action("fill", what, sentence, bytes_to_read=size, bytes_to_write=size, strategy="fill")
-        after: Fields = {"state": "ready", "key": want.key}
-        if want.pinned:
-            after["pinned"] = True
-        return Plan((action,), {}, {what: after})
-    actions, before, after = [], {}, {}
-    if not have.labelled:
+    amount = f", {in_words(want.source_size)}" if want.source_size else ""
+    sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount})"
+    strategy, reason = "source", None
+    if from_pool:
+        sentence = f"copy image {want.name} from pool {from_pool} into pool {pool}"
+        strategy, reason = "sibling", f"pool {from_pool} has it by then, so that its source need not be read"
+    size = want.source_size
+    action = Action("fill", what, sentence, bytes_to_read=size, bytes_to_write=size, strategy=strategy, reason=reason)
+    before: Fields = {"key": have.named.key} if have.named else {}
+    after: Fields = {"key": want.key} if have.named else {"key": want.key, "state": "ready"}
+    if want.pinned is not None and want.pinned != have.pinned:
+        after["pinned"] = want.pinned
+        if have.named:
+            before["pinned"] = have.pinned
+    return Plan((action,), {what: before} if before else {}, {what: after})
+
+
+def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
+    """What is left to do for an image that is there: its name, its pin."""
+    what = f"image {want.name} in pool {pool}"
+    actions = []
+    before: Fields = {}
+    after: Fields = {}
+    if have.image is not None and have.image != have.named:
         actions.append(Action("label", what, f"let the name {want.name} in pool {pool} stand for {have.image.id}"))
-        before["stands_for"], after["stands_for"] = None, have.image.id
+        before["id"], after["id"] = have.named.id if have.named else None, have.image.id
     if want.pinned is not None and want.pinned != have.pinned:
         word = "pin" if want.pinned else "unpin"
         actions.append(Action(word, what, f"{word} image {want.name} in pool {pool}"))
@@ -120,225 +136,169 @@ def plan(pool: str, want: Wanted, have: Standing) -> Plan:
     return Plan(tuple(actions), {what: before} if before else {}, {what: after} if after else {})
 
 
-async def _standing(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:
-    """What the pool has, one look for all."""
+def _look(session: Session, name: str, wanted: Sequence[Wanted]) -> Site:
+    pool = session.open(name)
+    if pool is None:
+        return Site(name, None, [Standing() for _ in wanted])
+    return Site(name, pool, session.run(_standings(pool, wanted)))
+
+
+async def _standings(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:
+    """What the pool has, one look for all. What the name stands for comes first: after a refresh that found other
+    bytes, the image under the source's own key is an old one."""
     listing, named = await listing_of(pool), await labels(pool)
     found = []
     for want in wanted:
-        now = await image_named(pool, want.name, listing, named)
-        image = await look_up(pool, want.key, listing)
-        if image is None and now is not None and want.identity:
-            same = named[want.name].get("identity") == want.identity and not _refreshed(want)
-            image = now if same else None
-        pinned = False
-        if image is not None:
-            pinned = bool((await pool.records.notes(image.id)).get("pin", {}).get("pinned"))
-        found.append(Standing(image, image is not None and now is not None and now.id == image.id, pinned))
+        facts = named.get(want.name, {})
+        now = image = None
+        with contextlib.suppress(LostMetadata, NewerSchema):  # no image to use; state=verified tells of it
+            now = await image_named(pool, want.name, listing, named)
+        if now is not None:
+            seal = (await pool.records.notes(now.id)).get("seal", {})
+            image = now if want.served_by(now, dict(seal), str(facts.get("identity", ""))) else None
+        if image is None:
+            image = await look_up(pool, want.key, listing)
+        found.append(Standing(image, now, bool(facts.get("pinned"))))
     return found
 
 
-def _refreshed(want: Wanted) -> bool:
-    """Whether the source was read anew just now, which is when the key is that of its bytes."""
-    return not want.key.startswith("source:")
+def _carry_out(
+    session: Session, wanted: Sequence[Wanted], sites: Sequence[Site], plans: Mapping[tuple[str, str], Plan]
+) -> None:
+    """Do what the plans say, pool by pool. An error tells under ``done`` what was done before it."""
+    ready: dict[str, tuple[Pool, Image]] = {}
+    for site in sites:
+        for want, have in zip(wanted, site.standings):
+            if site.pool is not None and have.image is not None:
+                ready.setdefault(want.name, (site.pool, have.image))
+    done: list[str] = []
+    for site in sites:
+        todo = [(want, have) for want, have in zip(wanted, site.standings) if plans[site.name, want.name].changed]
+        if site.pool is None or not todo:
+            continue
+        pool = site.pool
+        ended = session.work(pool, [_provide(session, pool, want, have, ready.get(want.name)) for want, have in todo])
+        for (want, _have), end in zip(todo, ended):
+            if end.error is None:
+                ready.setdefault(want.name, (pool, end.value))
+                done += [action.sentence for action in plans[site.name, want.name].actions]
+            elif isinstance(end.error, StorageError):
+                end.error.facts.setdefault("done", done)
+        first_error(ended)
 
 
-async def _provide(pool: Pool, want: Wanted, old: Standing) -> Cached:
-    """Carry out what ``plan`` says for one image."""
-    if old.image is None:
-        wish = ImageWish(want.key, want.name, Incoming(want.spec, want.bounds), want.spec.shown)
-        cached = await fill_image(pool, wish)
-    else:
-        cached = Cached(old.image, made=False)
-    if not old.labelled:
-        await label(pool, want.name, cached.image, want.identity)
-    if want.pinned is not None and want.pinned != old.pinned:
-        await pool.records.note(cached.image.id, "pin", {"pinned": want.pinned})
-    return cached
+async def _provide(
+    session: Session, pool: Pool, want: Wanted, have: Standing, elsewhere: tuple[Pool, Image] | None
+) -> Image:
+    """One image, ready in ``pool`` and under its name. ``elsewhere`` is a pool of the task that has it."""
+    image = have.image
+    if image is None:
+        content: Content = Incoming(want.spec, want.bounds)
+        if elsewhere is not None:
+            content = await _sibling(session, *elsewhere) or content
+        image = (await fill(pool, ImageWish(want.key, want.name, content, want.spec.shown))).image
+    pinned = have.pinned if want.pinned is None else want.pinned
+    await label(pool, want.name, image, want.identity, pinned)
+    return image
 
 
-def _wanted(entry: Fields, bounds: Bounds) -> Wanted:
-    """An entry of the task, checked, with its key: by checksum where there is one, by source otherwise."""
-    spec = SourceSpec(
-        location=entry["source"],
-        format=entry["format"],
-        compression=entry["compression"],
-        checksum=entry["checksum"],
-        headers=entry["headers"] or {},
-        username=entry["username"],
-        password=entry["password"],
-        client_cert=entry["client_cert"],
-        client_key=entry["client_key"],
-        ca_path=entry["ca_path"],
-        validate_certs=entry["validate_certs"],
-        use_proxy=entry["use_proxy"],
-        timeout=entry["timeout"],
-    )
-    checksum = expected_checksum(spec, bounds)
-    by_checksum = checksum is not None
-    if checksum is not None:
-        spec = replace(spec, checksum=f"{checksum.algorithm}:{checksum.digest}")
-        key = f"{checksum.algorithm}:{checksum.digest}+{entry['format']}"
-    elif entry["refresh"]:
-        digest = _digest_of(spec, bounds)
-        spec = replace(spec, checksum=f"sha256:{digest}")
-        key = f"sha256:{digest}+{entry['format']}"
-    else:
-        key = f"source:{spec.identity}+{entry['format']}"
-    return Wanted(checked_image_name(entry["name"]), spec, bounds, key, entry["pinned"], by_checksum)
+async def _sibling(session: Session, pool: Pool, image: Image) -> Sibling | None:
+    """The image of another pool as a source; None where nobody could tell whether it is sound."""
+    seal = (await pool.records.notes(image.id)).get("seal", {})
+    return Sibling(session.path(pool, image.volume.name), seal) if seal.get("content") else None
 
 
-def _digest_of(spec: SourceSpec, bounds: Bounds) -> str:
-    """Read the source once, to learn whether it changed. Writes nothing, so a check run does it, too."""
-    source = open_source(spec, bounds)
-    try:
-        sha256 = hashlib.sha256()
-        while data := source.read(PIECE):
-            sha256.update(data)
-        source.check_unchanged()
-        return sha256.hexdigest()
-    finally:
-        source.close()
+def _show(session: Session, site: Site, want: Wanted, standing: Standing) -> Fields:
+    """A wanted image as it is now; in check mode, as it would be."""
+    if site.pool is None or standing.image is None:
+        return foresee(site.name, want)
+    shown: Fields = session.run(describe_one(session, site.pool, standing.image.id))
+    pinned = standing.pinned if want.pinned is None else want.pinned
+    return {**shown, "name": want.name, "names": sorted({want.name, *shown["names"]}), "pinned": pinned}
 
 
 # absent
 
 
+@dataclass(frozen=True)
+class Leaving:
+    """An image that a task names. ``dropped`` are the names that stand for it no more, ``kept`` those that go on to,
+    and for whose sake the image stays."""
+
+    seen: SeenImage
+    dropped: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
 def _absent(session: Session, params: Fields) -> Fields:
-    names = [each["name"] for each in _images(params, ())]
-    plans, kept = [], []
-    for name in _pools(params):
-        pool = session.open(name)
+    wanted = image_references(params)
+    plans, staying = [], []
+    for name in pool_names(params):
+        pool = session.open(name, make=False)
         if pool is None:
             continue
-        seen = session.run(_named(pool, names))
-        going = [image for image in seen if image.state is State.READY or not image.references]
-        kept += [_describe(session, pool, image) for image in seen if image.references]
-        plans.append(Plan.join(_absent_plan(name, image) for image in going))
-        if not session.check_mode and going:
-            first_error(session.work(pool, [retire(pool, image.image, image.state) for image in going]))
-    return {**Plan.join(plans).to_result(), "images": kept}
+        found = session.run(_leaving(pool, wanted))
+        going = [each for each in found if absent_plan(name, each).changed]
+        plans += [absent_plan(name, each) for each in going]
+        if going and not session.check_mode:
+            first_error(session.work(pool, [_give_up(pool, each) for each in going]))
+        named = session.run(labels(pool))
+        for each in found:
+            if each.kept or each.seen.references:
+                retired = not each.kept and each.seen.state is State.READY
+                after = replace(each.seen, state=State.RETIRED) if retired else each.seen
+                left = {label: facts for label, facts in named.items() if label not in each.dropped}
+                staying.append(describe(session, pool, after, left))
+    return {**Plan.join(plans).to_result(), "images": staying}
 
 
-def _absent_plan(pool: str, seen: SeenImage) -> Plan:
+def absent_plan(pool: str, leaving: Leaving) -> Plan:
+    """The steps that take an image out of use. Pure. None for one that is out of use, and kept by disks."""
+    seen = leaving.seen
     what = f"image {seen.image.id} in pool {pool}"
+    if leaving.kept:
+        if not leaving.dropped:
+            return Plan()
+        gone, stays = " and ".join(leaving.dropped), " and ".join(leaving.kept)
+        names = {"names": sorted([*leaving.dropped, *leaving.kept])}
+        action = Action("unlabel", what, f"take the name {gone} from {what}, which stays as {stays}")
+        return Plan((action,), {what: names}, {what: {"names": list(leaving.kept)}})
     if seen.references:
-        count = len(seen.references)
-        sentence = f"retire image {seen.image.id} in pool {pool}: {count} disks stand on it, so its data stays"
+        if seen.state is not State.READY:
+            return Plan()
+        stand = "stands" if len(seen.references) == 1 else "stand"
+        count = counted(len(seen.references), "disk")
+        sentence = f"retire {what}: {count} {stand} on it, so its data stays"
         return Plan((Action("retire", what, sentence),), {what: {"state": "ready"}}, {what: {"state": "retired"}})
     freed = seen.stat.allocated if seen.stat else 0
-    sentence = f"remove image {seen.image.id} from pool {pool}, which frees {in_words(freed)}"
+    sentence = f"remove {what}, which frees {in_words(freed)}"
     return Plan((Action("remove", what, sentence),), {what: {"state": str(seen.state)}}, {})
 
 
-async def _named(pool: Pool, wanted: Sequence[str]) -> list[SeenImage]:
-    """The images, in use or out of it, that a task means by name, id or key."""
-    listing = await listing_of(pool)
+async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:
+    """The images, in use or out of it, that are meant by ``wanted``: names, ids and keys.
+
+    A name means the image that it stands for, and those that were brought in under it before a refresh.
+    """
+    listing, named = await listing_of(pool), await labels(pool)
+    names = {each for each in wanted if ":" not in each and not is_id(each)}
     found = []
-    for record_id, state in sorted(listing.states.items()):
-        name = taken_apart(record_id)
-        if not name.image or state not in (State.READY, State.RETIRED, State.QUARANTINED):
+    for seen in await seen_images(pool, listing):
+        record = seen.image
+        if seen.state is not State.READY and seen.state not in LEAVING:
             continue
-        for each in wanted:
-            if each in (record_id, name.image) or key_hash(each) == name.key_hash:
-                seen = await see_image(pool, record_id, listing, with_references=True)
-                if seen is not None and (":" not in each or seen.image.key == each):
-                    found.append(seen)
-                break
+        names_now = names_of(record.id, named)
+        if record.id in wanted or record.key in wanted:
+            found.append(Leaving(seen, tuple(names_now)))
+        elif record.name in names or names.intersection(names_now):
+            kept = tuple(name for name in names_now if name not in names and seen.state is State.READY)
+            found.append(Leaving(seen, tuple(name for name in names_now if name not in kept), kept))
     return found
 
 
-# What is shown
-
-
-def _result(session: Session, pool: Pool | None, pool_name: str, wanted: Sequence[Wanted]) -> list[Fields]:
-    """The wanted images as they are now; in check mode, as they would be."""
-    have = session.run(_standing(pool, wanted)) if pool is not None else [Standing()] * len(wanted)
-    shown = []
-    for want, standing in zip(wanted, have):
-        if pool is None or standing.image is None:
-            shown.append({"pool": pool_name, "name": want.name, "key": want.key, "state": "ready"})
-        else:
-            seen = session.run(_see(pool, standing.image.id))
-            shown.append({**_describe(session, pool, seen), "name": want.name})
-    return shown
-
-
-async def _see(pool: Pool, record_id: str) -> SeenImage:
-    seen = await see_image(pool, record_id, await listing_of(pool), with_references=True)
-    if seen is None:
-        raise NotFound(f"The image {record_id} was removed from pool {pool.name} meanwhile: run the task again.")
-    return seen
-
-
-async def _describe_all(pool: Pool, session: Session) -> list[Fields]:
-    """Every live image of a pool. One whose record cannot be read is shown as that."""
-    listing = await listing_of(pool)
-    shown: list[Fields] = []
-    for record_id, state in sorted(listing.states.items()):
-        if not taken_apart(record_id).image or state in (State.GONE, State.RELEASED):
-            continue
-        try:
-            seen = await see_image(pool, record_id, listing, with_references=True)
-        except LostMetadata as error:
-            shown.append({"pool": pool.name, "id": record_id, "state": str(state), "problem": error.message})
-            continue
-        if seen is not None:
-            shown.append(_describe(session, pool, seen))
-    return shown
-
-
-def _describe(session: Session, pool: Pool, seen: SeenImage) -> Fields:
-    """A cached image as the modules return it; sizes in bytes."""
-    seal: Mapping[str, Any] = seen.facts.get("seal", {})
-    return {
-        "pool": pool.name,
-        "name": seen.image.name,
-        "id": seen.image.id,
-        "key": seen.image.key,
-        "state": str(seen.state),
-        "path": session.path(pool, seen.image.volume.name),
-        "format": seen.image.volume.format,
-        "size": seen.stat.size if seen.stat else None,
-        "allocated": seen.stat.allocated if seen.stat else None,
-        "content": seal.get("content"),
-        "source": seen.image.source,
-        "source_digests": seal.get("source_digests", {}),
-        "created": seen.image.created,
-        "pinned": bool(seen.facts.get("pin", {}).get("pinned")),
-        "last_used": seen.facts.get("use", {}).get("at"),
-        "verified": seen.facts.get("verify", {}).get("at"),
-        "references": len(seen.references),
-    }
-
-
-# Arguments
-
-
-def _pools(params: Fields) -> list[str]:
-    return list(dict.fromkeys(params["pools"]))
-
-
-def _images(params: Fields, needed: Sequence[str]) -> list[Fields]:
-    """The entries of the task, each complete, each name once."""
-    entries: list[Fields] = params["images"] or []
-    if not entries:
-        raise BadInput(f"The task names no images: list what state={params['state']} is about in images.")
-    names = [entry["name"] for entry in entries]
-    for entry in entries:
-        missing = [option for option in needed if not entry[option]]
-        if missing:
-            raise BadInput(
-                f"The image {entry['name']} lacks {' and '.join(missing)}: state={params['state']} needs to know "
-                "where it comes from and what format it has."
-            )
-        if names.count(entry["name"]) > 1:
-            raise BadInput(f"The image {entry['name']} stands twice in images: a name means one image.")
-    return entries
-
-
-def _bounds(limits: Fields) -> Bounds:
-    return Bounds(
-        max_source_bytes=parse_size(limits.get("max_source_bytes") or DEFAULT_LIMIT, "max_source_bytes"),
-        max_virtual_size=parse_size(limits.get("max_virtual_size") or DEFAULT_LIMIT, "max_virtual_size"),
-        timeout=float(limits.get("timeout") or 3600),
-    )
+async def _give_up(pool: Pool, leaving: Leaving) -> None:
+    """Carry out what ``absent_plan`` says for one image."""
+    if not leaving.kept:
+        await retire(pool, leaving.seen.image, leaving.seen.state)
+    for name in leaving.dropped:
+        await unlabel(pool, name)

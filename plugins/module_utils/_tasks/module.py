@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.parameters import remove_values
 
 from .._ground.errors import MissingRequirement, StorageError
 from .interpreter import ensure
@@ -24,6 +25,7 @@ from .interpreter import ensure
 Params = dict[str, Any]
 Task = Callable[[Params, bool], dict[str, Any]]
 Requires = Union[Iterable[str], Callable[[Params], Iterable[str]]]
+Secrets = Callable[[Params], Iterable[str]]
 
 _CAUSES = {
     errno.ENOSPC: "No space is left for {path}: free some on its file system and run the task again.",
@@ -36,14 +38,50 @@ _CAUSES = {
 _CAUSES[errno.EPERM] = _CAUSES[errno.EACCES]
 
 
-def run_module(argument_spec: Mapping[str, Any], task: Task, requires: Requires = ("libvirt",), **options: Any) -> None:
+class _Module(AnsibleModule):  # type: ignore[misc]
+    """An Ansible module that also hides what is secret within a value, such as the password in a URL.
+
+    Ansible itself knows only of parameters that are secret as a whole.
+    """
+
+    def __init__(self, secrets: Secrets, **options: Any) -> None:
+        self._secrets = secrets
+        super().__init__(**options)
+
+    def log(self, msg: Any, log_args: Mapping[str, Any] | None = None) -> None:
+        """See AnsibleModule: what goes to syslog and the journal, first of all the parameters."""
+        self._hide()
+        super().log(msg, {name: remove_values(value, self.no_log_values) for name, value in (log_args or {}).items()})
+
+    def exit_json(self, **result: Any) -> None:
+        """See AnsibleModule."""
+        self._hide()
+        super().exit_json(**result)
+
+    def fail_json(self, msg: str, **facts: Any) -> None:
+        """See AnsibleModule. It may be called before the parameters were found to be well-formed."""
+        self._hide()
+        super().fail_json(msg, **facts)
+
+    def _hide(self) -> None:
+        self.no_log_values.update(self._secrets(self.params))
+
+
+def run_module(
+    argument_spec: Mapping[str, Any],
+    task: Task,
+    requires: Requires = ("libvirt",),
+    secrets: Secrets = lambda _params: (),
+    **options: Any,
+) -> None:
     """Run ``task`` as an Ansible module, and end the process.
 
     ``requires`` are the Python modules that the task imports, or a function of the parameters that says which; the
-    module goes on under an interpreter that has them. ``options`` go to `AnsibleModule`. In check mode a missing
-    one is a warning, since the task that installs it has not really run either.
+    module goes on under an interpreter that has them. In check mode a missing one is a warning, since the task that
+    installs it has not really run either. ``secrets`` gives what is not to be shown or logged of parameters that are
+    not secret as a whole; it takes parameters of any shape. ``options`` go to `AnsibleModule`.
     """
-    module = AnsibleModule(argument_spec=dict(argument_spec), supports_check_mode=True, **options)
+    module = _Module(secrets, argument_spec=dict(argument_spec), supports_check_mode=True, **options)
     try:
         result = _result(module, task, requires)
     except StorageError as error:

@@ -20,7 +20,7 @@ from .._ground.command import Runner
 from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
-from .._policy.pool_xml import read
+from .._policy.pool_xml import read, shown
 from .._records.folder import OWNER, FolderStore
 
 TYPES = ("dir", "netfs")
@@ -29,12 +29,16 @@ LEASE = 30.0
 
 
 class Session:
-    """Pools of this host, opened as they are named. In check mode nothing can be written through it."""
+    """Pools of this host, opened as they are named. In check mode, or when it ``reads`` only, nothing can be
+    written through it; in check mode a pool that an earlier task would make is let pass."""
 
-    def __init__(self, uri: str = SYSTEM, check_mode: bool = False, lease: float = LEASE) -> None:
-        self.check_mode = check_mode
+    def __init__(
+        self, uri: str = SYSTEM, check_mode: bool = False, lease: float = LEASE, *, reads: bool = False
+    ) -> None:
+        self.check_mode = check_mode or reads
         self.warnings: list[str] = []
         self.host: Host = connect(uri, check_mode, self.warnings)
+        self._lenient = check_mode
         self.runner = Runner()
         self._lease = lease
         self._owner = OWNER + secrets.token_hex(8)
@@ -42,30 +46,42 @@ class Session:
         self._pools: dict[str, Pool] = {}
         self._changed: set[str] = set()
 
-    def open(self, name: str) -> Pool | None:
-        """The pool, with its records and its backend.
+    def open(self, name: str, make: bool = True) -> Pool | None:
+        """The pool, with its records and its backend; ``make`` has records begun in a pool that has none yet.
 
-        None, in check mode only, where it does not exist yet: an earlier task that makes it has not really run.
+        None where there are no records and none are made, and in check mode also, with a warning, where the pool does
+        not exist: an earlier task that makes it has not really run.
         Raises NotFound where there is no such pool, StorageError where it is not active or of no type of ours.
         """
         if name not in self._pools:
-            try:
-                status = self.host.pool(name)
-            except NotFound:
-                if self.check_mode:
-                    return None
-                raise
-            if not status.active and not self.check_mode:
-                raise StorageError(f"The pool {name} is not active: start it with libvirt_pool state=active.")
-            opened = self._open(status)
+            status = self._active(name)
+            if status is None:
+                return None
+            opened = self._open(status, make and not self.check_mode)
             if opened is None:
                 return None
             self._parts[name] = opened
             self._pools[name] = Pool(name, opened.volumes.capabilities(), self._owner, self._lease)
         return self._pools[name]
 
-    def _open(self, status: PoolStatus) -> Parts | None:
-        """The parts of a pool. None in check mode where the pool has no records yet."""
+    def _active(self, name: str) -> PoolStatus | None:
+        """The pool, seen to be active; in check mode a warning where it is not, and None where there is none."""
+        status = None
+        try:
+            status = self.host.pool(name)
+            problem = (
+                "" if status.active else f"The pool {name} is not active: start it with libvirt_pool state=active."
+            )
+        except NotFound:
+            problem = f"There is no pool {shown(name)}: make it with libvirt_pool first."
+        if problem and not self._lenient:
+            raise (StorageError if status else NotFound)(problem)
+        if problem:
+            self.warnings.append(f"{problem} Check mode goes on as if an earlier task did.")
+        return status
+
+    def _open(self, status: PoolStatus, make: bool) -> Parts | None:
+        """The parts of a pool. None where the pool has no records yet, unless we ``make`` them."""
         definition = read(status.xml)
         if definition.type not in TYPES:
             raise StorageError(
@@ -74,29 +90,27 @@ class Session:
             )
         root = definition.path
         private = os.path.join(root, PRIVATE)
-        if self.check_mode:
-            try:
-                records = FolderStore.open(private, self._lease / 10)
-            except NotFound:
-                return None
-        else:
-            records = FolderStore.make(private, self._lease / 10)
+        try:
+            records = (FolderStore.make if make else FolderStore.open)(private, self._lease / 10)
+        except NotFound:
+            return None
         volumes = FileVolumes(root, self.runner, records.locks.inherited, self.host)
-        if not self.check_mode:
+        if make:
             volumes.prepare()
         return Parts(records, volumes)
 
     def open_all(self, names: Sequence[str]) -> list[Pool]:
         """The pools named; without names, every active pool of a type of ours that has records."""
         if names:
-            return [pool for pool in map(self.open, names) if pool is not None]
-        found = []
-        for status in self.host.pools():
-            if status.active and read(status.xml).type in TYPES:
-                pool = self.open(status.name)
-                if pool is not None:
-                    found.append(pool)
-        return found
+            wanted = list(dict.fromkeys(names))
+        else:
+            wanted = self.names()
+        opened = [self.open(name, make=False) for name in wanted]
+        return [pool for pool in opened if pool is not None]
+
+    def names(self) -> list[str]:
+        """The active pools of a type of ours on this host, whether they have records or not."""
+        return [pool.name for pool in self.host.pools() if pool.active and read(pool.xml).type in TYPES]
 
     def run_all(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Ended]:
         """Run the tasks side by side, each to its own end."""
@@ -125,6 +139,11 @@ class Session:
         """The absolute path of a volume of a pool on files."""
         root: str = self._parts[pool.name].volumes.root
         return os.path.join(root, name)
+
+    def obstacle_to_clone(self, pool: Pool, how: str) -> str:
+        """Why disks of the pool cannot be cloned in this way; empty where they can."""
+        obstacle: str = self._parts[pool.name].volumes.obstacle_to_clone(how)
+        return obstacle
 
 
 def first_error(ended: Sequence[Ended]) -> None:
