@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BASE = "ansible_collections.virt.storage.plugins.module_utils"
-FILES = ("rules", "pool", "cache", "disks", "reclaim")
+FILES = ("rules", "pool", "cache", "disks", "reclaim", "rebuild")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Algorithms:
     cache: Any
     disks: Any
     reclaim: Any
+    rebuild: Any
 
 
 def shipped() -> Algorithms:

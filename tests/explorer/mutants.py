@@ -31,15 +31,25 @@ MUTANTS = (
         """    await pool.records.create(disk, State.PENDING)
     if disk.backing is not None:
         await pool.records.refer(disk.backing, disk.id)
+        await pool.records.probe()
+    names = await pool.records.references(disk.backing) if wish.rebuilt and disk.backing is not None else ()
     listing = await pool.records.states()
 """,
-        """    listing = await pool.records.states()
+        """    names = ()
+    listing = await pool.records.states()
     listing.states[disk.id] = State.PENDING
     await pool.records.create(disk, State.PENDING)
     if disk.backing is not None:
         await pool.records.refer(disk.backing, disk.id)
 """,
         ("clone, retire", "one place, two clones"),
+    ),
+    Mutant(
+        "clone lists without having written among the records since its reference",
+        "disks",
+        "        await pool.records.probe()\n    names =",
+        "    names =",
+        ("clone, retire",),
     ),
     Mutant(
         "clone makes no reference",
@@ -53,14 +63,18 @@ MUTANTS = (
         "disks",
         """    if disk.backing is not None:
         await pool.records.refer(disk.backing, disk.id)
+        await pool.records.probe()
+    names = await pool.records.references(disk.backing) if wish.rebuilt and disk.backing is not None else ()
     listing = await pool.records.states()
-    why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+    lost = rules.lost_names(names, listing, disk.instance, disk.role)
+    why = rules.obstacle(listing, disk, lost) or await _named_by_another(pool, disk, listing)
     if why is None:
         try:
             await pool.records.sync()
             outcome = await _volume(pool, wish, disk, image)
 """,
         """    listing = await pool.records.states()
+    lost = ()
     why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
     if why is None:
         try:
@@ -74,7 +88,7 @@ MUTANTS = (
     Mutant(
         "clone does not ask whether the image is still ready",
         "rules",
-        "    if disk.backing is not None and listing.state(disk.backing) is not State.READY:\n",
+        "    if disk.backing is not None and listing.state(disk.backing) not in serving:\n",
         "    if False:\n",
         ("clone, retire", "clone, retire, reclaim"),
     ),
@@ -294,11 +308,9 @@ MUTANTS = (
         "a record without a state is ended like one of ours",
         "pool",
         """    target = rules.withdrawn(record)
-    await pool.records.create(record, target)
-""",
+    if target is State.DELETING and record""",
         """    target = State.DELETING
-    await pool.records.create(record, target)
-""",
+    if False and record""",
         ("two adoptions of one volume", "adoption, reclaim"),
     ),
     Mutant(

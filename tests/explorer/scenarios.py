@@ -130,7 +130,7 @@ class Script:
         return act
 
 
-Cast = Callable[[Script], list[list[Callable[[Any], Task]]]]
+Cast = Callable[[Any], list[list[Callable[[Any], Task]]]]
 
 
 def _stage(
@@ -139,6 +139,7 @@ def _stage(
     cast: Cast,
     again: Cast,
     foreign: tuple[str, ...] = (),
+    script: type[Script] = Script,
 ) -> Stage:
     world = World()
     for name in foreign:
@@ -146,18 +147,18 @@ def _stage(
         world.used_names.add(name)
     place(world, before)
     stage = Stage(world, [], lambda: iter(()))
-    script = Script(algorithms, stage)
+    actors = script(algorithms, stage)
     stage.acknowledged = {r.id for r, s in before if s in (State.READY, State.FLAT)}
     for record, _state in before:
         if record.owner == "frozen":
             world.locks["frozen"] = -1
     stage.kept = set(foreign)
-    stage.tasks = [script._as_actor(*acts) for acts in cast(script)]
+    stage.tasks = [actors._as_actor(*acts) for acts in cast(actors)]
 
     def recovery() -> Iterator[Task]:
         world.locks.pop("frozen", None)
-        for acts in again(script):
-            yield script._as_actor(*acts, script.reclaim(), script.reclaim())
+        for acts in again(actors):
+            yield actors._as_actor(*acts, actors.reclaim(), actors.reclaim())
 
     stage.recovery = recovery
     return stage

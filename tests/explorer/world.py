@@ -49,6 +49,7 @@ class Entry:
 
     body: Record
     state: State | None
+    damaged: bool = False
 
 
 @dataclass
@@ -239,7 +240,16 @@ class World:
         entry = self.seen.records.get(record_id)
         if entry is None:
             raise LostMetadata("no record %s" % record_id)
+        if entry.damaged:
+            raise LostMetadata("the record %s is damaged" % record_id)
         return entry.body
+
+    def _records_drop(self, actor: int, record_id: str, state: State) -> Outcome:
+        entry = self.seen.records.get(record_id)
+        if entry is None or not entry.damaged or entry.state is not state:
+            return refused("not a damaged %s" % state)
+        self._change(actor, "records", lambda disk: disk.records.pop(record_id, None) and None)
+        return DONE
 
     def _records_note(self, actor: int, record_id: str, topic: str, facts: Any) -> None:
         self.seen.facts.setdefault(record_id, {})[topic] = facts

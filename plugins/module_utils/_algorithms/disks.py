@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NotFound, StorageError
+from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NewerSchema, NotFound, StorageError
 from .._ground.ops import Outcome
 from .._records.contract import Listing
-from .._records.types import USABLE, Disk, Image, State, Volume, disk_id
+from .._records.types import USABLE, Disk, Image, State, Volume, disk_id, taken_apart
 from . import rules
 from .cache import look_up
 from .pool import Pool, end_stateless, finish, outlived, settle, state_of, take_over, withdraw
@@ -31,7 +31,8 @@ class DiskWish:
 
     ``size`` in bytes; 0 means the image's own size. ``how`` names a way of cloning the backend offers.
     ``native`` is the lasting id of a volume to adopt, which stands at ``found``; ``name`` where it is to stay there;
-    ``backing`` the image that it stands on.
+    ``backing`` the image that it stands on; ``rebuilt`` where the volume's own record was lost, which lets it stand
+    on a retired image that the lost record still holds.
     """
 
     instance: str
@@ -45,6 +46,7 @@ class DiskWish:
     name: str = ""
     format: str = ""
     backing: str = ""
+    rebuilt: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -86,8 +88,11 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
     await pool.records.create(disk, State.PENDING)
     if disk.backing is not None:
         await pool.records.refer(disk.backing, disk.id)
+        await pool.records.probe()
+    names = await pool.records.references(disk.backing) if wish.rebuilt and disk.backing is not None else ()
     listing = await pool.records.states()
-    why = rules.obstacle(listing, disk) or await _named_by_another(pool, disk, listing)
+    lost = rules.lost_names(names, listing, disk.instance, disk.role)
+    why = rules.obstacle(listing, disk, lost) or await _named_by_another(pool, disk, listing)
     if why is None:
         try:
             await pool.records.sync()
@@ -95,7 +100,10 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
         except StorageError:
             await withdraw(pool, disk, State.PENDING)
             raise
-        if outcome and await settle(pool, disk, State.PENDING, State.READY):
+        independent = disk.backing is not None and disk.strategy in pool.capabilities.independent
+        if outcome and await settle(pool, disk, State.PENDING, State.FLAT if independent else State.READY):
+            if independent and disk.backing is not None:
+                await pool.records.unrefer(disk.backing, disk.id)
             await _leave(pool, wish, disk)
             return Made(disk, made=True)
         why = outcome.why or "it was taken for dead and reclaimed"
@@ -184,15 +192,16 @@ def _size_for(wish: DiskWish, image: Image, image_size: int) -> int:
 
 
 async def _named_by_another(pool: Pool, disk: Disk, listing: Listing) -> str | None:
-    """For an adoption: why the volume is not free to be adopted. A record that cannot be read may name it."""
+    """For an adoption: why the volume is not free to be adopted. A disk's record that cannot be read may name it;
+    what an image is called follows from its id."""
     if not rules.is_adoption(disk):
         return None
     for record_id, state in listing.states.items():
-        if record_id == disk.id or state in (State.GONE, State.RELEASED):
+        if record_id == disk.id or state in (State.GONE, State.RELEASED) or taken_apart(record_id).image:
             continue
         try:
             other = await pool.records.read(record_id)
-        except LostMetadata:
+        except (LostMetadata, NewerSchema):
             return f"the record of {record_id} cannot be read and may name the same volume"
         if other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:
             return f"{record_id} already names the volume {disk.volume}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .._backends.contract import Capabilities, Volumes
-from .._ground.errors import Busy, InUse
+from .._ground.errors import Busy, InUse, LostMetadata
 from .._ground.ops import Host
 from .._records.contract import Records
 from .._records.types import LONGEST_LIFE, Disk, Record, State
@@ -133,13 +133,22 @@ async def take_over(pool: Pool, record: Record, was: State) -> bool:
 
 
 async def end_stateless(pool: Pool, record_id: str) -> bool:
-    """End a record that has a body and no state: power failed within ``create``, so it never had a volume of ours."""
+    """End a record that has a body and no state: power failed within ``create``, so it never had a volume of ours.
+
+    One that has a volume has lost its state since: LostMetadata, for nobody knows what the state was.
+    """
     if await state_of(pool, record_id) is not State.MOVING:
         return False
     record = await pool.records.read(record_id)
     if await pool.records.pulse(record.owner) is not None:
         return False
     target = rules.withdrawn(record)
+    if target is State.DELETING and record.volume.name in await pool.volumes.inventory():
+        raise LostMetadata(
+            f"The record of {record_id} has lost its state, and its volume {record.volume} is there: restore it with "
+            "disk_metadata state=rebuilt.",
+            id=record_id,
+        )
     await pool.records.create(record, target)
     await finish(pool, record, target)
     return True

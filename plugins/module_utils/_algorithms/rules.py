@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .._records.contract import Listing
-from .._records.types import ENDED, USABLE, Disk, Image, Record, State
+from .._records.types import ENDED, USABLE, Disk, Image, Record, State, is_id, taken_apart
 
 PROBE = "probe+"
 """Names of probes begin so; they are no references."""
@@ -30,14 +30,31 @@ def rivals(listing: Listing, disk: Disk) -> list[str]:
     return [other for other in listing.slot(disk.instance, disk.role) if other != disk.id]
 
 
-def obstacle(listing: Listing, disk: Disk) -> str | None:
-    """Why the volume of ``disk`` may not be made, from a listing made after its record and reference; or None."""
+def lost_names(names: Iterable[str], listing: Listing, instance: str, role: str) -> list[str]:
+    """Those of an image's ``names`` that a lost record of this place left: ids that no record has.
+
+    ``listing`` is made after ``names``: every record is older than its reference, so one that is not listed is lost.
+    """
+    place = (instance, role)
+    lost = (name for name in names if is_id(name) and listing.state(name) is None)
+    return sorted(name for name in lost if (taken_apart(name).instance, taken_apart(name).role) == place)
+
+
+def obstacle(listing: Listing, disk: Disk, lost: Sequence[str] = ()) -> str | None:
+    """Why the volume of ``disk`` may not be made, from a listing made after its record and reference; or None.
+
+    ``lost`` are the ``lost_names`` of its image, from after the reference, where the disk's record is rebuilt. They
+    let it stand on a retired image: whoever looked for references before ours stood saw theirs, which keep the image
+    because nobody knows whose they are, and whoever looks later sees ours. Without one, somebody may have seen that
+    nothing refers to the image, and be about to remove it.
+    """
     if listing.state(disk.id) is not State.PENDING:
         return "its own record was taken back by somebody else"
     others = rivals(listing, disk)
     if others:
         return "another disk holds its place: {}".format(", ".join(others))
-    if disk.backing is not None and listing.state(disk.backing) is not State.READY:
+    serving = (State.READY, State.RETIRED) if lost else (State.READY,)
+    if disk.backing is not None and listing.state(disk.backing) not in serving:
         return f"its image {disk.backing} is not ready any more"
     return None
 

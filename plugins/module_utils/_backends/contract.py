@@ -27,7 +27,8 @@ class Capabilities:
     """What a backend offers, as data.
 
     ``image_name`` and the values of ``disk_names`` are patterns with ``{id}``; ``clones`` maps each way of cloning
-    to the format of the disk it makes, the default first.
+    to the format of the disk it makes, the default first; a disk made in one of the ``independent`` ways needs no
+    image once it is made.
     """
 
     backend: str
@@ -35,6 +36,7 @@ class Capabilities:
     disk_names: Mapping[str, str]
     clones: Mapping[str, str]
     clone_reasons: Mapping[str, str] = field(default_factory=dict)
+    independent: frozenset[str] = frozenset()
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""
@@ -110,6 +112,10 @@ class Volumes:
     def digest(self, volume: Volume) -> Op[str]:
         """The content digest of a sealed image, read anew."""
         return self._op("digest", volume, writes=False)
+
+    def sealed(self, volume: Volume) -> Op[bool]:
+        """Whether the volume is sealed as well as its storage allows."""
+        return self._op("sealed", volume, writes=False)
 
     def seal(self, volume: Volume) -> Op[Outcome]:
         """The volume cannot be changed from now on. Idempotent."""

@@ -26,6 +26,7 @@ import fcntl
 import os
 import stat
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
@@ -53,10 +54,13 @@ CAPABILITIES = Capabilities(
         "reflink": "asked for: shares the image's extents, needs XFS or btrfs",
         "copy": "asked for: a full copy that needs no image",
     },
+    independent=frozenset({"reflink", "copy"}),
 )
 _FICLONE = 0x40049409
 _GETFLAGS, _SETFLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
+_CAP_LINUX_IMMUTABLE = 9
 _LONG = struct.Struct("l")
+_NO_REFLINK = "the file system of the pool cannot share extents: use overlay or copy"
 _COPY_PIECE = 64 << 20
 _CHANGING = Limits(wall_seconds=24 * 3600)
 
@@ -97,7 +101,7 @@ class FileVolumes:
         """See the contract. Folders and what is no regular file are none of ours."""
         found = {}
         for folder in ("", PRIVATE + "/images/", PRIVATE + "/disks/"):
-            with contextlib.suppress(FileNotFoundError), os.scandir(self._path(folder)) as entries:
+            with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(self.root, folder)) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):
                         found[folder + entry.name] = str(entry.inode())
@@ -134,6 +138,11 @@ class FileVolumes:
         found = os.statvfs(self.root)
         return found.f_frsize * found.f_blocks, found.f_frsize * found.f_bavail
 
+    def sealed(self, volume: Volume) -> bool:
+        """See the contract."""
+        with self._open(volume, os.O_RDONLY) as descriptor:
+            return not os.fstat(descriptor).st_mode & 0o222 and _is_immutable(descriptor)
+
     def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
         """One look over the host's processes and guests for all."""
         paths = [self._path(volume.name) for (volume,) in batch]
@@ -165,6 +174,15 @@ class FileVolumes:
             next(made) if how == "overlay" else self._copy(image, volume, size, how)
             for image, volume, size, how in batch
         ]
+
+    def obstacle_to_clone(self, how: str) -> str:
+        """Why no disk can be cloned in this way, empty where one can. Tried with files that have no name."""
+        if how not in CAPABILITIES.clones:
+            return f"the pool offers {', '.join(CAPABILITIES.clones)}"
+        if how != "reflink":
+            return ""
+        with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
+            return "" if _share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
 
     def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
         """See the contract."""
@@ -250,7 +268,7 @@ class FileVolumes:
                     _copy_data(source, descriptor, self._beat)
                 elif not _share_extents(source, descriptor):
                     os.unlink(path)
-                    return refused("the file system of the pool cannot share extents (reflink): use overlay or copy")
+                    return refused(_NO_REFLINK)
                 os.ftruncate(descriptor, rounded(size))
                 os.fsync(descriptor)
         except FileExistsError:
@@ -367,7 +385,7 @@ class FileVolumes:
             raise LostMetadata(
                 f"The record names the volume {name!r}, which no file can be called: restore the record."
             )
-        if not path.startswith(self.root.rstrip("/") + "/") and path != self.root:
+        if not path.startswith(self.root.rstrip("/") + "/"):
             raise LostMetadata(f"The record names the volume {name!r}, which lies outside of its pool {self.root}.")
         return path
 
@@ -430,6 +448,24 @@ def _set_immutable(descriptor: int, immutable: bool) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
             raise
+
+
+def _is_immutable(descriptor: int) -> bool:
+    """Whether the flag is set, or cannot be: not on this file system, or not by this process."""
+    try:
+        flags = _LONG.unpack(fcntl.ioctl(descriptor, _GETFLAGS, _LONG.pack(0)))[0]
+    except OSError as error:
+        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
+            raise
+        return True
+    return bool(flags & _IMMUTABLE) or not _may_set_immutable()
+
+
+def _may_set_immutable() -> bool:
+    """Whether this process has the capability to; in a container root may lack it."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        effective = next(line for line in status if line.startswith("CapEff:"))
+    return bool(int(effective.split()[1], 16) >> _CAP_LINUX_IMMUTABLE & 1)
 
 
 def _share_extents(source: int, target: int) -> bool:
