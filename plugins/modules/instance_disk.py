@@ -53,7 +53,7 @@ DISK = {
     "replace": {"type": "bool", "default": False},
     "target": {"type": "str"},
     "bus": {"type": "str", "choices": ["virtio", "scsi", "sata", "ide", "usb"]},
-    "device": {"type": "str", "choices": ["disk", "cdrom", "lun"]},
+    "device": {"type": "str", "choices": ["disk", "cdrom"]},
     "cache": {"type": "str", "choices": ["none", "writeback", "writethrough", "directsync", "unsafe"]},
     "io": {"type": "str", "choices": ["threads", "native", "io_uring"]},
     "discard": {"type": "str", "choices": ["unmap", "ignore"]},

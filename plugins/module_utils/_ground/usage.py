@@ -17,7 +17,7 @@ import os
 import struct
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from .libvirt_host import Use, using
+from .libvirt_host import Use, using_any
 
 _FLOCK = struct.Struct("hhqqi4x")
 Identity = tuple[int, int]
@@ -41,9 +41,9 @@ def users_of_files(paths: Sequence[str], guests: Callable[[], list[Use]] | None 
         for identity, who in _open_files(files):
             for path in files[identity]:
                 found[path].append(who)
-        uses = guests() if guests is not None else []
+        uses = using_any(guests() if guests is not None else [], found)
         for path, users in found.items():
-            users.extend(f"guest {use}" for use in using(uses, path) if use.live)
+            users.extend(f"guest {use}" for use in uses[path] if use.live)
     return found
 
 

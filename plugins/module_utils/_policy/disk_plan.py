@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .._ground.errors import BadInput
+from .._ground.errors import BadInput, InUse
 from .disk_xml import Attachment
 from .plan import Action, Fields, Plan
 from .sizes import in_words
 
 SECTOR = 512
+CONFIG, OTHER_CONFIG = "the task's files", "other files"
+"""How plans and diffs speak of the content of config disks. Its digest stays in the record: where a password is all
+that is not known of the files, the digest would tell whether a guess is right."""
 
 
 @dataclass(frozen=True)
@@ -51,51 +54,56 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """The disk as it stands. ``origin`` is its record's; ``needs_image`` whether it stands on one."""
+    """The disk as it stands. ``origin`` is its record's; ``needs_image`` whether it stands on one; ``users`` who
+    uses it, looked up only where that may stand in the way."""
 
     size: int
     origin: Mapping[str, Any]
-    needs_image: bool
+    needs_image: bool = False
     users: str = ""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What the pool has for a new disk: the size of its image, how it would be cloned and why."""
+    """What there is to make a disk of: the ``size`` of the image or volume in bytes (0 where it is not known yet),
+    how it becomes a disk and why so, and whether the disk will need the image afterwards."""
 
-    image_size: int = 0
+    size: int = 0
     strategy: str = ""
     reason: str = ""
-    image_id: str = ""
-    image_name: str = ""
+    name: str = ""
+    needs_image: bool = False
 
 
 def plan(want: Wanted, have: Found | None, offer: Offer) -> Plan:
-    """The steps from ``have`` to ``want``. Raises BadInput for what cannot be."""
+    """The steps from ``have`` to ``want``. Raises BadInput for what cannot be, InUse where a guest is in the way."""
     if have is None:
         return _make(want, offer)
+    _check_origin(want, have.origin, offer)
     if want.kind == "config" and have.origin.get("config") not in (None, want.content):
         return _replace(want, have)
-    _check_origin(want, have, offer)
-    actions: list[Action] = []
-    before: Fields = {}
-    after: Fields = {}
-    if want.bytes and want.bytes < have.size and want.kind != "config":
-        raise BadInput(
-            f"The {want.what} has {have.size} bytes ({in_words(have.size)}) and cannot shrink to {want.bytes} "
-            f"({in_words(want.bytes)}): ask for at least its size."
-        )
-    if want.bytes > have.size and want.kind != "config":
-        sentence = f"grow {want.what} from {in_words(have.size)} to {in_words(want.bytes)}"
-        actions.append(Action("grow", want.what, sentence))
-        before["size"], after["size"] = have.size, want.bytes
+    steps = _Steps(want.what)
+    _grow(steps, want, have.size)
     if want.flattened and have.needs_image:
         if have.users:
-            raise BadInput(f"The {want.what} is in use by {have.users}: stop the guest, then flatten the disk.")
-        sentence = f"flatten {want.what}, so that it needs no image"
-        actions.append(Action("flatten", want.what, sentence, bytes_to_write=offer.image_size))
-        before["flattened"], after["flattened"] = False, True
-    return Plan(tuple(actions), {want.what: before} if before else {}, {want.what: after} if after else {})
+            raise InUse(f"The {want.what} is in use by {have.users}: stop the guest, then flatten the disk.")
+        _flatten(steps, want, offer)
+        steps.before["flattened"] = False
+    return steps.plan()
+
+
+class _Steps:
+    """Actions on one disk and the fields that they change."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.actions: list[Action] = []
+        self.before: Fields = {}
+        self.after: Fields = {}
+
+    def plan(self) -> Plan:
+        before = {self.what: self.before} if self.before else {}
+        return Plan(tuple(self.actions), before, {self.what: self.after} if self.after else {})
 
 
 def _make(want: Wanted, offer: Offer) -> Plan:
@@ -105,32 +113,61 @@ def _make(want: Wanted, offer: Offer) -> Plan:
             "import_from."
         )
     if want.kind == "blank" and not want.bytes:
-        raise BadInput(f"The blank {want.what} needs a size.")
-    if want.bytes and want.bytes < offer.image_size:
+        raise BadInput(f"There is no {want.what} yet, and to make it blank its size is needed: give size.")
+    if want.bytes and want.bytes < offer.size:
+        source = "its image" if want.kind == "image" else "the volume"
         raise BadInput(
-            f"The {want.what} is to have {want.bytes} bytes ({in_words(want.bytes)}), but its image {want.content} "
-            f"has {offer.image_size} ({in_words(offer.image_size)}): ask for at least that size."
+            f"The {want.what} is to have {_both(want.bytes)}, but {source} {want.content} has {_both(offer.size)}: "
+            "ask for at least that size."
         )
-    size = want.bytes or offer.image_size
-    amount = f"{in_words(size)}, " if size else ""
-    of = {
-        "image": f"{amount}{offer.strategy} of image {want.content}",
-        "blank": f"{amount}blank, {want.content}",
-        "config": "config disk",
-        "import": f"{amount}import of {want.content}",
-    }[want.kind]
-    after: Fields = {"state": "ready"}
+    steps = _Steps(want.what)
+    size = want.bytes or offer.size
+    adopted = offer.strategy == "adopt"
     if size:
-        after["size"] = size
-    action = Action(
-        "make", want.what, f"make {want.what} ({of})", strategy=offer.strategy or None, reason=offer.reason or None
+        steps.after["size"] = offer.size if adopted else size
+    steps.after["state"] = "ready"
+    sentence = f"make {want.what} ({_made_of(want, offer, size)})"
+    reading = offer.size if offer.strategy == "copy" else 0
+    steps.actions.append(
+        Action("make", want.what, sentence, reading, reading, offer.strategy or None, offer.reason or None)
     )
-    actions = [action]
-    if want.flattened and want.kind == "image" and offer.strategy == "overlay":
-        sentence = f"flatten {want.what}, so that it needs no image"
-        actions.append(Action("flatten", want.what, sentence, bytes_to_write=offer.image_size))
-        after["flattened"] = True
-    return Plan(tuple(actions), {}, {want.what: after})
+    if adopted:
+        _grow(steps, want, offer.size)
+        steps.before.clear()
+    if want.flattened and offer.needs_image:
+        _flatten(steps, want, offer)
+    return steps.plan()
+
+
+def _made_of(want: Wanted, offer: Offer, size: int) -> str:
+    amount = f"{in_words(size)}, " if size else ""
+    if want.kind == "image":
+        return f"{amount}{offer.strategy} of image {want.content}"
+    if want.kind == "blank":
+        return f"{amount}blank, {want.content}"
+    if want.kind == "config":
+        return "config disk"
+    return f"the volume {want.content}" if offer.strategy == "adopt" else f"{amount}import of {want.content}"
+
+
+def _grow(steps: _Steps, want: Wanted, size: int) -> None:
+    """Grow from ``size`` to what is wanted, where that is more; BadInput where it is less."""
+    if not want.bytes or want.kind == "config":
+        return
+    if want.bytes < size:
+        raise BadInput(
+            f"The {want.what} has {_both(size)} and cannot shrink to {_both(want.bytes)}: ask for at least its size."
+        )
+    if want.bytes > size:
+        sentence = f"grow {want.what} from {in_words(size)} to {in_words(want.bytes)}"
+        steps.actions.append(Action("grow", want.what, sentence))
+        steps.before["size"], steps.after["size"] = size, want.bytes
+
+
+def _flatten(steps: _Steps, want: Wanted, offer: Offer) -> None:
+    sentence = f"flatten {want.what}, so that it needs no image"
+    steps.actions.append(Action("flatten", want.what, sentence, offer.size, offer.size))
+    steps.after["flattened"] = True
 
 
 def _replace(want: Wanted, have: Found) -> Plan:
@@ -140,28 +177,41 @@ def _replace(want: Wanted, have: Found) -> Plan:
             "path, or leave its files as they are."
         )
     if have.users:
-        raise BadInput(f"The {want.what} is in use by {have.users}: stop the guest, then replace its config disk.")
-    return Plan(
-        (Action("replace", want.what, f"replace {want.what}, whose files differ"),),
-        {want.what: {"config": have.origin.get("config")}},
-        {want.what: {"config": want.content}},
-    )
+        raise InUse(f"The {want.what} is in use by {have.users}: stop the guest, then replace its config disk.")
+    action = Action("replace", want.what, f"replace {want.what}, whose files differ")
+    return Plan((action,), {want.what: {"config": OTHER_CONFIG}}, {want.what: {"config": CONFIG}})
 
 
-def _check_origin(want: Wanted, have: Found, offer: Offer) -> None:
-    """A disk keeps what it was made of; a task that says otherwise is told so."""
-    made_of = {
-        key: have.origin[key] for key in ("image", "key", "name", "blank", "config", "import") if key in have.origin
-    }
-    if want.kind == "image" and made_of:
-        if want.content in (made_of.get("name"), made_of.get("image"), made_of.get("key")):
-            return
-        if offer.image_name and offer.image_name == made_of.get("name"):
-            return
-    elif not made_of or not want.kind or made_of.get(want.kind) == want.content or want.kind == "config":
+def _check_origin(want: Wanted, origin: Mapping[str, Any], offer: Offer) -> None:
+    """A disk keeps what it was made of; a task that says otherwise is told so. Where the record does not tell
+    (its disk was put under management by hand), the task is believed."""
+    kind = next((each for each in ("import", "config", "blank") if each in origin), "image" if "key" in origin else "")
+    if not want.kind or not kind:
         return
-    of = made_of.get("name") or next((f"{key} {value}" for key, value in made_of.items()), "nothing known")
+    if kind == want.kind == "image":
+        same = want.content in (origin.get("name"), origin.get("image"), origin.get("key"))
+        if same or (offer.name and offer.name == origin.get("name")):
+            return
+    elif kind == want.kind and (kind == "config" or origin[kind] == want.content):
+        return
     raise BadInput(
-        f"The {want.what} exists and was made of {of}, not of {want.content}: a disk is never remade in place, so "
-        "remove it first (state: absent) or ask for what it is."
+        f"The {want.what} exists and is {_called(kind, origin)}, not {_called(want.kind, want.content)}: a disk is "
+        "never remade in place, so remove it first (state: absent) or ask for what it is."
     )
+
+
+def _called(kind: str, content: Any) -> str:
+    """What a disk is, or is to be, in words."""
+    if isinstance(content, Mapping):
+        content = content.get("name" if kind == "image" else kind)
+    return {
+        "image": f"a clone of image {content}",
+        "blank": f"a blank disk ({content})",
+        "config": "a config disk",
+        "import": f"an import of {content}",
+    }[kind]
+
+
+def _both(size: int) -> str:
+    """A size as it is compared and as it is read."""
+    return f"{size} bytes ({in_words(size)})" if size >= 1024 else in_words(size)

@@ -13,6 +13,7 @@ overlay is kept from being handed to the guest's user, who could then write to i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
@@ -20,6 +21,9 @@ from xml.sax.saxutils import escape, quoteattr
 from .._ground.errors import BadInput
 
 TARGETS = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
+"""How the names of disks begin on each bus."""
+_TARGET = re.compile(r"(?:fd|hd|sd|ubd|vd|xvd)[a-z]{1,3}")
+_SERIAL = re.compile(r"[A-Za-z0-9_. -]{1,36}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,23 @@ class Attachment:
     io: str | None = None
     discard: str | None = None
     serial: str | None = None
+
+
+def check_attachment(how: Attachment, what: str) -> None:
+    """Raise BadInput for what libvirt would refuse; ``what`` names the disk."""
+    if how.bus not in TARGETS:
+        raise BadInput(f"The bus {how.bus!r} of the {what} is unknown: use one of {', '.join(TARGETS)}.")
+    if how.target is not None and not _TARGET.fullmatch(how.target):
+        raise BadInput(f"The target {how.target!r} of the {what} is no name of a disk: give one such as vda or sdb.")
+    if how.serial is not None and not _SERIAL.fullmatch(how.serial):
+        raise BadInput(
+            f"The serial {how.serial!r} of the {what} cannot be used: give 1 to 36 letters, digits, spaces, '_', '.' "
+            "or '-'."
+        )
+    if how.device == "cdrom" and how.bus == "virtio":
+        raise BadInput(f"The {what} cannot be a cdrom on bus virtio: use sata, scsi, ide or usb.")
+    if how.io == "native" and how.cache not in ("none", "directsync"):
+        raise BadInput(f"The {what} asks for io native, which needs cache none or directsync: set one of them.")
 
 
 def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
@@ -74,8 +95,6 @@ def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
 
 def default_target(bus: str, position: int) -> str:
     """The device name of the disk that stands at ``position`` (from 0) on ``bus``: vda, vdb, ... vdaa."""
-    if bus not in TARGETS:
-        raise BadInput(f"The bus {bus!r} is unknown: use one of {', '.join(TARGETS)}.")
     letters, number = "", position + 1
     while number:
         number, rest = divmod(number - 1, 26)

@@ -4,7 +4,7 @@
 
 # Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
 
-"""What new disks are made of when it is not an image of the cache: templates, and volumes from elsewhere."""
+"""What a disk that does not stand yet is made of, found out without changing anything."""
 
 from __future__ import annotations
 
@@ -15,98 +15,161 @@ from dataclasses import dataclass, replace
 from .._algorithms.cache import ImageWish
 from .._algorithms.disks import DiskWish
 from .._algorithms.pool import Pool
+from .._backends.file import PRIVATE
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
-from .._ground.errors import BadInput, InUse, NotFound
+from .._ground.errors import BadInput, InUse, LostMetadata, NotFound
 from .._ground.sources import SourceSpec
+from .._policy.disk_plan import Offer, Wanted
 from .._policy.sizes import LARGEST
 from .._records.contract import Listing
-from .._records.types import ENDED, Disk, Image, State, Volume, taken_apart
+from .._records.types import Image, State, Volume, taken_apart
+from .disk_site import Site, Stocked
 from .disk_wishes import Order
 from .session import Session
 
+ADOPTED = ("raw", "qcow2")
+
 
 @dataclass(frozen=True)
-class Ingredients:
-    """What a disk is made of: a template image to clone (the ``number`` of those that one instance needs), a source
-    to copy, or a volume to adopt."""
+class Recipe:
+    """How a disk is made: what the plan is told of it, the wish that the algorithms understand, and the template that
+    has to be in the cache before."""
 
+    offer: Offer
+    wish: DiskWish
     template: ImageWish | None = None
-    number: int = 0
-    source: Incoming | None = None
-    native: str = ""
-    found: str = ""
-    name: str = ""
-    format: str = ""
-    backing: str = ""
-
-    def adopt(self, wish: DiskWish) -> DiskWish:
-        """The wish, with where its content is."""
-        if self.native:
-            return replace(
-                wish, native=self.native, found=self.found, name=self.name, format=self.format, backing=self.backing
-            )
-        if self.source is not None:
-            return replace(wish, source=self.source, format="raw")
-        return wish
 
 
-def template(session: Session, pool: Pool, listing: Listing, order: Order, taken: dict[str, set[int]]) -> Ingredients:
-    """The template for a blank disk with a file system.
+def recipe(session: Session, site: Site, order: Order) -> Recipe:
+    """The recipe for a disk. Raises BadInput, InUse or NotFound for what a run would be refused for."""
+    want, pool = order.want, site.pool
+    plain = DiskWish(want.instance, want.role, want.bytes, origin={want.kind: want.content} if want.kind else {})
+    if want.kind == "image":
+        return _cloned(session, pool, want, site.stock.get(want.content))
+    if order.file_system:
+        return _from_template(pool, order)
+    if want.kind == "config":
+        return Recipe(Offer(), replace(plain, source=order.content, format="raw"))
+    if want.kind == "import":
+        if pool is not None and order.path.startswith(os.path.join(session.path(pool, ""), "")):
+            return _adopted(session, site, pool, order)
+        return _brought_in(session, order, plain)
+    return Recipe(Offer(), plain)
 
-    The disks of one instance must not share a file system's UUID, those of two instances may: so templates are
-    numbered, and a disk takes the lowest number that no other disk of its instance has.
+
+# From the cache
+
+
+def _cloned(session: Session, pool: Pool | None, want: Wanted, stocked: Stocked | None) -> Recipe:
+    """A clone of an image. One that is not there yet may be brought by an earlier task that check mode left out."""
+    if stocked is None:
+        problem = f"Pool {want.pool} has no ready image {want.content}: bring it in with cached_image first."
+        if not session.check_mode:
+            raise NotFound(problem)
+        session.warnings.append(f"{problem} Check mode goes on as if an earlier task did.")
+    wish = DiskWish(want.instance, want.role, want.bytes, stocked.image.key if stocked else "", want.clone or "")
+    if pool is None:
+        return Recipe(Offer(stocked.size if stocked else 0, want.clone or ""), wish)
+    how = want.clone or pool.capabilities.default_clone
+    obstacle = session.obstacle_to_clone(pool, how)
+    if obstacle:
+        raise BadInput(f"The {want.what} cannot be cloned by {how}: {obstacle}.")
+    offer = Offer(
+        size=stocked.size if stocked else 0,
+        strategy=how,
+        reason=pool.capabilities.clone_reasons.get(how, ""),
+        name=stocked.image.name if stocked else "",
+        needs_image=how not in pool.capabilities.independent,
+    )
+    return Recipe(offer, wish)
+
+
+def _from_template(pool: Pool | None, order: Order) -> Recipe:
+    """A clone of an empty file system, which is made once and cached like an image.
+
+    The file systems of one instance must not share a UUID. It follows from the template's key, and with it from the
+    role, which is another for each disk of an instance; disks of two instances may share one.
     """
     want = order.want
-    numbers = taken.get(want.instance)
-    if numbers is None:
-        numbers = taken[want.instance] = session.run(_numbers(pool, listing, want.instance))
-    number = next(each for each in range(len(numbers) + 1) if each not in numbers)
-    numbers.add(number)
-    key = f"template:{order.file_system}:{want.bytes}:{order.label}:{number}"
+    key = f"template:{order.file_system}:{want.bytes}:{order.label}:{want.role}"
     content = Template(order.file_system, want.bytes, order.label, identity_for(key))
-    return Ingredients(template=ImageWish(key, f"template-{order.file_system}", content, key), number=number)
+    template = ImageWish(key, f"template-{order.file_system}", content, key)
+    wish = DiskWish(want.instance, want.role, want.bytes, key, origin={"blank": want.content})
+    independent = pool is not None and pool.capabilities.default_clone in pool.capabilities.independent
+    return Recipe(Offer(size=want.bytes, needs_image=not independent), wish, template)
 
 
-async def _numbers(pool: Pool, listing: Listing, instance: str) -> set[int]:
-    found = set()
-    for record_id, state in listing.states.items():
-        if state not in ENDED and taken_apart(record_id).instance == instance:
-            record = await pool.records.read(record_id)
-            if isinstance(record, Disk) and isinstance(record.origin.get("template"), int):
-                found.add(int(record.origin["template"]))
-    return found
+# From elsewhere
 
 
-def importing(session: Session, pool: Pool, listing: Listing, order: Order) -> Ingredients:
-    """A volume of the pool is adopted as it is; a file from elsewhere is inspected and copied."""
-    root = session.path(pool, "")
-    path = os.path.normpath(order.path)
-    if not path.startswith(os.path.normpath(root) + "/"):
-        spec = SourceSpec(location=path, format=order.format)
-        return Ingredients(source=Incoming(spec, Bounds(LARGEST, LARGEST)))
-    name = os.path.relpath(path, root)
-    if order.format not in ("raw", "qcow2"):
-        raise BadInput(f"The volume {name} cannot be adopted as {order.format}: only raw and qcow2 volumes can.")
+def _brought_in(session: Session, order: Order, plain: DiskWish) -> Recipe:
+    """A copy of a file from outside of the pool, inspected on its way in."""
+    want = order.want
     try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        raise NotFound(f"There is no volume {name} in pool {pool.name}.") from None
+        if stat.S_ISDIR(os.stat(order.path).st_mode):
+            raise BadInput(f"The path {order.path} to import the {want.what} from is a folder: give an image file.")
+    except (FileNotFoundError, NotADirectoryError):
+        problem = f"There is no file {order.path} to import the {want.what} from: give the path of an image file."
+        if not session.check_mode:
+            raise NotFound(problem) from None
+        session.warnings.append(f"{problem} Check mode goes on as if an earlier task brought it.")
+    source = Incoming(SourceSpec(order.path, order.format), Bounds(LARGEST, want.bytes or LARGEST))
+    return Recipe(Offer(strategy="copy"), replace(plain, source=source, format="raw"))
+
+
+def _adopted(session: Session, site: Site, pool: Pool, order: Order) -> Recipe:
+    """A volume that stands in the pool without a record becomes the disk, no byte of it touched.
+
+    A qcow2 volume keeps its name. A raw one moves out of the folder that libvirt refreshes.
+    """
+    want, format = order.want, order.format
+    name = os.path.relpath(order.path, session.path(pool, ""))
+    if name.split(os.sep)[0] == PRIVATE:
+        raise BadInput(f"The path {order.path} lies in the folder of the pool's own files, which are not adopted.")
+    if format not in ADOPTED:
+        raise BadInput(f"The volume {name} of pool {pool.name} cannot be adopted as {format}: only raw and qcow2 can.")
+    try:
+        status = os.lstat(order.path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"There is no volume {name} in pool {pool.name} to make the {want.what} of.") from None
     if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"The volume {name} of pool {pool.name} is not a regular file: give the file itself.")
-    volume = Volume(name, order.format, str(status.st_ino))
-    users = session.run(_users(pool, volume))
-    if users and order.format == "raw":
-        raise InUse(f"The volume {name} is in use by {users}: stop what uses it, then import it, for raw disks move.")
-    backing = session.run(_backing(pool, listing, volume)) if order.format == "qcow2" else ""
-    kept = name if order.format == "qcow2" else ""
-    return Ingredients(native=volume.adopted, found=name, name=kept, format=order.format, backing=backing)
+    volume = Volume(name, format, str(status.st_ino))
+    holder = site.holder(session, volume.adopted)
+    if holder is not None:
+        raise BadInput(f"The volume {name} of pool {pool.name} already belongs to {holder}: it cannot be another disk.")
+    size = session.run(_size(pool, volume))
+    backing = session.run(_backing(pool, site.listing, volume)) if format == "qcow2" else ""
+    if format == "raw":
+        _check_free_to_move(session, pool, volume)
+    wish = DiskWish(
+        want.instance,
+        want.role,
+        size,
+        native=volume.adopted,
+        found=name,
+        name=name if format == "qcow2" else "",
+        format=format,
+        backing=backing,
+        origin={"import": order.path},
+    )
+    reason = "a volume of the pool itself is taken over as it is"
+    return Recipe(Offer(size, "adopt", reason, needs_image=bool(backing)), wish)
 
 
-async def _users(pool: Pool, volume: Volume) -> str:
-    users = await pool.volumes.users(volume)
-    return str(users) if users else ""
+async def _size(pool: Pool, volume: Volume) -> int:
+    try:
+        found = await pool.volumes.stat(volume)
+    except LostMetadata:
+        found = None
+    if found is None:
+        raise BadInput(
+            f"The volume {volume} of pool {pool.name} does not begin as a {volume.format} volume does: give the format "
+            "that it has."
+        )
+    return found.size
 
 
 async def _backing(pool: Pool, listing: Listing, volume: Volume) -> str:
@@ -123,3 +186,21 @@ async def _backing(pool: Pool, listing: Listing, volume: Volume) -> str:
         f"The volume {volume} names {pointer!r} as its backing, which is no ready image of pool {pool.name}: "
         "flatten it (qemu-img rebase with explicit formats), or import it from outside of the pool."
     )
+
+
+def _check_free_to_move(session: Session, pool: Pool, volume: Volume) -> None:
+    """A volume in use cannot move; one that a guest is only defined with leaves that definition behind."""
+    users = session.run(_users(pool, volume))
+    if users:
+        raise InUse(f"The volume {volume} is in use by {users}: stop what uses it, then import it, for raw disks move.")
+    defined = sorted({use.domain for use in session.host.users_of(session.path(pool, volume.name))})
+    if defined:
+        session.warnings.append(
+            f"The volume {volume} of pool {pool.name} moves, and the definition of {', '.join(defined)} names its old "
+            "path: define it anew with the element that this task returns."
+        )
+
+
+async def _users(pool: Pool, volume: Volume) -> str:
+    users = await pool.volumes.users(volume)
+    return str(users) if users else ""

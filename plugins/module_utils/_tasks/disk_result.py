@@ -8,28 +8,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk
 from .._policy.disk_plan import Wanted
-from .._policy.disk_xml import Attachment, Link, default_target, disk_xml
+from .._policy.disk_xml import TARGETS, Attachment, Link, default_target, disk_xml
 from .._policy.plan import Fields
-from .._records.types import Image
+from .disk_contents import Recipe
 from .session import Session
 
 CHAIN = "_chain"
 """Carries the chain from describing a disk to its element, which needs to know its neighbours' targets."""
+_CDROM = Attachment(bus="sata", device="cdrom")
 
 
-def describe(session: Session, pool: Pool, seen: SeenDisk, want: Wanted | None = None) -> Fields:
-    """A disk as it stands; sizes in bytes."""
-    disk = seen.disk
+def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
+    """A disk as it stands; sizes in bytes. Its element is left to ``with_targets``, which takes out ``CHAIN``."""
+    disk, origin = seen.disk, seen.disk.origin
     path = session.path(pool, disk.volume.name)
     chain = [Link(path, disk.volume.format)]
     if seen.backing is not None:
         chain.append(Link(session.path(pool, seen.backing.volume.name), seen.backing.volume.format))
-    shown: Fields = {
+    return {
         "instance": disk.instance,
         "role": disk.role,
         "pool": pool.name,
@@ -39,34 +41,52 @@ def describe(session: Session, pool: Pool, seen: SeenDisk, want: Wanted | None =
         "format": disk.volume.format,
         "size": seen.stat.size if seen.stat else None,
         "allocated": seen.stat.allocated if seen.stat else None,
-        "image": disk.origin.get("name"),
+        "image": origin.get("name") if "blank" not in origin else None,
         "backing": seen.backing.id if seen.backing else None,
         "strategy": disk.strategy,
         "reason": disk.reason,
-        "origin": dict(disk.origin),
+        "origin": _origin(origin),
         "created": disk.created,
+        CHAIN: chain,
     }
-    if want is None:
-        how = Attachment(bus="sata", device="cdrom") if "config" in disk.origin else Attachment()
-        shown["xml"] = disk_xml(chain, how, default_target(how.bus, 0))
-        return shown
-    return {**shown, CHAIN: chain}
 
 
-def foreseen(session: Session, pool: str, want: Wanted, image: Image | None) -> Fields:
-    """A disk that a check run foresees. Its path, and so its element, are not known before it is made."""
+def _origin(origin: Mapping[str, Any]) -> Fields:
+    """Where the content came from. The digest of config files stays in the record: see ``disk_plan.CONFIG``."""
+    return {key: True if key == "config" else value for key, value in origin.items()}
+
+
+def foreseen(pool: str, want: Wanted, recipe: Recipe | None, after: Mapping[str, Any]) -> Fields:
+    """A disk that a check run foresees. Its id and path, and so its element, are not known before it is made."""
+    offer = recipe.offer if recipe is not None else None
+    flattened = "flattened" in after
     return {
         "instance": want.instance,
         "role": want.role,
         "pool": pool,
         "id": None,
-        "state": "ready",
+        "state": "flat" if flattened else "ready",
         "path": None,
-        "size": want.bytes or None,
-        "image": want.content if want.kind == "image" else None,
-        "backing": image.id if image is not None else None,
-        "xml": None,
+        "format": None,
+        "size": after.get("size"),
+        "allocated": None,
+        "image": offer.name or want.content if offer and want.kind == "image" else None,
+        "backing": None,
+        "strategy": offer.strategy if offer else None,
+        "reason": offer.reason if offer else None,
+        "origin": None,
+        "created": None,
+        CHAIN: None,
     }
+
+
+def changed(shown: Fields, after: Mapping[str, Any]) -> Fields:
+    """A disk that stands, as a check run foresees it: grown, or flattened."""
+    if "size" in after:
+        shown["size"] = after["size"]
+    if after.get("flattened"):
+        shown.update({"state": "flat", "backing": None, CHAIN: shown[CHAIN][:1]})
+    return shown
 
 
 def with_targets(shown: Sequence[Fields], wanted: Sequence[Wanted]) -> list[Fields]:
@@ -75,18 +95,28 @@ def with_targets(shown: Sequence[Fields], wanted: Sequence[Wanted]) -> list[Fiel
     for want in wanted:
         if want.attachment.target:
             taken.setdefault(want.instance, set()).add(want.attachment.target)
+    positions: dict[tuple[str, str], int] = {}
     for disk, want in zip(shown, wanted):
-        target = want.attachment.target
-        used = taken.setdefault(want.instance, set())
-        position = 0
+        how, used = want.attachment, taken.get(want.instance, ())
+        family = (want.instance, TARGETS[how.bus])
+        target = how.target
         while target is None:
-            candidate = default_target(want.attachment.bus, position)
-            if candidate not in used:
-                target = candidate
-                used.add(target)
-            position += 1
-        disk["target"] = target
-        chain = disk.pop(CHAIN, None)
-        if chain is not None:
-            disk["xml"] = disk_xml(chain, want.attachment, target)
+            position = positions[family] = positions.get(family, -1) + 1
+            candidate = default_target(how.bus, position)
+            target = None if candidate in used else candidate
+        _finish(disk, how, target)
     return list(shown)
+
+
+def with_default_targets(shown: Sequence[Fields]) -> list[Fields]:
+    """Give every disk the element that it gets where nothing is said of how a guest is to see it."""
+    for disk in shown:
+        how = _CDROM if (disk.get("origin") or {}).get("config") else Attachment()
+        _finish(disk, how, default_target(how.bus, 0))
+    return list(shown)
+
+
+def _finish(disk: Fields, how: Attachment, target: str) -> None:
+    chain = disk.pop(CHAIN, None)
+    disk["target"] = target
+    disk["xml"] = disk_xml(chain, how, target) if chain else None

@@ -8,21 +8,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from .._ground.blank import check_blank
 from .._ground.contents import Literal
 from .._ground.errors import BadInput
 from .._ground.seed import check_seed, nocloud_seed, seed_digest, seed_iso
-from .._policy.disk_plan import SECTOR, Wanted
-from .._policy.disk_xml import TARGETS, Attachment
+from .._policy.disk_plan import Wanted
+from .._policy.disk_xml import Attachment, check_attachment
 from .._policy.plan import Fields
 from .._policy.sizes import parse_size
 from .._records.types import checked_instance, checked_role
 
-KINDS = ("image", "blank", "config", "import_from")
+KINDS = {"image": "image", "blank": "blank", "config": "config", "import_from": "import"}
+"""The options that say what a disk is made of, and what each is called from here on."""
+LONGEST_PATH = 4000
+"""Bytes."""
+NO_FILE_SYSTEM = "no file system"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Order:
     want: Wanted
     file_system: str = ""
     label: str = ""
-    content: Any = None
+    content: Literal | None = None
     path: str = ""
     format: str = ""
 
@@ -46,93 +50,115 @@ def orders(params: Fields, warnings: list[str]) -> list[Order]:
     """Every disk of the task, each checked by itself and all together."""
     entries: Sequence[Fields] = params["disks"]
     found = [_order(entry, params["pool"], params["state"], warnings) for entry in entries]
-    seen: set[tuple[str, str]] = set()
+    slots: set[tuple[str, ...]] = set()
     for order in found:
-        if order.slot in seen:
-            raise BadInput(f"The disk {order.want.role} of {order.want.instance} stands twice in disks: list it once.")
-        seen.add(order.slot)
+        want = order.want
+        if order.slot in slots:
+            raise BadInput(f"The disk {want.role or '(all)'} of {want.instance} stands twice in disks: list it once.")
+        target = (want.instance, "", want.attachment.target or "")
+        if want.attachment.target and target in slots:
+            raise BadInput(f"Two disks of {want.instance} ask for the target {target[2]}: give each its own.")
+        slots.update((order.slot, target))
     return found
 
 
 def _order(entry: Fields, default_pool: str | None, state: str, warnings: list[str]) -> Order:
     instance = checked_instance(entry["instance"])
+    pool = entry["pool"] or default_pool
+    if not pool:
+        raise BadInput(f"No pool is given for the disks of {instance}: set pool for the task or for the disk.")
     if state == "absent":
-        role = checked_role(entry["role"]) if entry["role"] else ""
-        return Order(Wanted(_pool(entry, default_pool), instance, role))
+        return Order(Wanted(pool, instance, checked_role(entry["role"]) if entry["role"] else ""))
     role = checked_role(entry["role"] or "root")
-    given = [kind for kind in KINDS if entry[kind]]
+    what = f"disk {role} of {instance}"
+    given = [option for option in KINDS if entry[option] is not None]
     if len(given) > 1:
-        raise BadInput(f"The disk {role} of {instance} is to be made of {' and '.join(given)}: give one of them.")
-    wanted = Wanted(
-        pool=_pool(entry, default_pool),
+        raise BadInput(f"The {what} is to be made of {' and '.join(given)}: give one of them.")
+    kind = KINDS[given[0]] if given else ""
+    _check_fitting(entry, kind, what)
+    attachment = _attachment(entry, kind)
+    check_attachment(attachment, what)
+    want = Wanted(
+        pool=pool,
         instance=instance,
         role=role,
-        size=parse_size(entry["size"], f"size of disk {role} of {instance}") if entry["size"] is not None else 0,
+        kind=kind,
+        size=parse_size(entry["size"], f"size of {what}") if entry["size"] is not None else 0,
         clone=entry["clone"],
-        flattened=bool(entry["flattened"]),
-        replace=bool(entry["replace"]),
-        attachment=_attachment(entry, given == ["config"]),
+        flattened=entry["flattened"],
+        replace=entry["replace"],
+        attachment=attachment,
     )
-    return _with_content(entry, given[0] if given else "", wanted, warnings)
+    makers = {"": _as_it_is, "image": _image, "blank": _blank, "config": _config, "import": _import}
+    return makers[kind](entry, want, warnings)
 
 
-def _with_content(entry: Fields, kind: str, wanted: Wanted, warnings: list[str]) -> Order:
-    """What the disk is made of, where the task says so."""
-    settled = _rest(wanted)
-    if kind == "image":
-        return Order(Wanted(**settled, kind="image", content=entry["image"]))
-    if kind == "blank":
-        file_system, label = entry["blank"]["fs"], entry["blank"]["label"] or ""
-        if file_system == "none":
-            return Order(Wanted(**settled, kind="blank", content="no file system"))
-        check_blank(file_system, -(-wanted.size // SECTOR) * SECTOR, label)
-        return Order(Wanted(**settled, kind="blank", content=file_system), file_system, label)
-    if kind == "config":
-        return _config(entry["config"], wanted, settled, warnings)
-    if kind == "import_from":
-        source = entry["import_from"]
-        if not source["path"].startswith("/"):
-            raise BadInput(f"The path {source['path']!r} to import from is not absolute: give it from / on.")
-        return Order(
-            Wanted(**settled, kind="import", content=source["path"]), path=source["path"], format=source["format"]
-        )
-    return Order(wanted)
+def _check_fitting(entry: Fields, kind: str, what: str) -> None:
+    """Options that mean nothing for what the disk is made of are mistakes."""
+    if entry["size"] is not None and kind == "config":
+        raise BadInput(f"The {what} is a config disk, which is as large as its files: leave size out.")
+    if entry["clone"] and kind not in ("image", ""):
+        raise BadInput(f"The {what} is made of no image, so there is nothing to clone: leave clone out.")
+    if entry["replace"] and kind != "config":
+        raise BadInput(f"The {what} is no config disk, and only those are replaced: leave replace out.")
 
 
-def _config(config: Fields, wanted: Wanted, settled: dict[str, Any], warnings: list[str]) -> Order:
+def _as_it_is(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
+    return Order(want)
+
+
+def _image(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
+    if not entry["image"]:
+        raise BadInput(f"The image of disk {want.role} of {want.instance} has no name: give its name, key or id.")
+    return Order(replace(want, content=entry["image"]))
+
+
+def _blank(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
+    file_system, label = entry["blank"]["fs"], entry["blank"]["label"] or ""
+    if file_system == "none":
+        if label:
+            raise BadInput(f"The disk {want.role} of {want.instance} has no file system to carry a label: give fs.")
+        return Order(replace(want, content=NO_FILE_SYSTEM))
+    if want.size:
+        try:
+            check_blank(file_system, want.bytes, label)
+        except BadInput as error:
+            raise BadInput(f"The disk {want.role} of {want.instance} cannot be made: {error.message}") from None
+    content = f"{file_system} labelled {label}" if label else file_system
+    return Order(replace(want, content=content), file_system, label)
+
+
+def _config(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
+    config = entry["config"]
     seed = nocloud_seed(
-        wanted.instance,
+        want.instance,
         config["user_data"] or "",
         config["meta_data"] or "",
         config["network_config"],
         config["vendor_data"],
     )
     check_seed(seed.files)
-    warnings += [f"Disk {wanted.role} of {wanted.instance}: {warning}" for warning in seed.warnings]
-    content = Literal(lambda: seed_iso(seed.files))
-    return Order(Wanted(**settled, kind="config", content=seed_digest(seed.files)), content=content)
+    warnings += [f"Disk {want.role} of {want.instance}: {warning}" for warning in seed.warnings]
+    return Order(replace(want, content=seed_digest(seed.files)), content=Literal(lambda: seed_iso(seed.files)))
 
 
-def _rest(wanted: Wanted) -> dict[str, Any]:
-    """The fields that do not say what the disk is made of."""
-    return {name: value for name, value in vars(wanted).items() if name not in ("kind", "content")}
+def _import(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
+    source = entry["import_from"]
+    path = os.path.normpath(source["path"])
+    if not path.startswith("/") or "\n" in path or len(os.fsencode(path)) > LONGEST_PATH:
+        raise BadInput(
+            f"The path {path[:80]!r} to import disk {want.role} of {want.instance} from cannot be used: give an "
+            "absolute path of one line."
+        )
+    return Order(replace(want, content=path), path=path, format=source["format"])
 
 
-def _pool(entry: Fields, default_pool: str | None) -> str:
-    pool = entry["pool"] or default_pool
-    if not pool:
-        raise BadInput(f"No pool is given for the disks of {entry['instance']}: set pool for the task or for the disk.")
-    return str(pool)
-
-
-def _attachment(entry: Fields, config: bool) -> Attachment:
-    bus = entry["bus"] or ("sata" if config else "virtio")
-    if bus not in TARGETS:
-        raise BadInput(f"The bus {bus!r} is unknown: use one of {', '.join(TARGETS)}.")
+def _attachment(entry: Fields, kind: str) -> Attachment:
+    device = entry["device"] or ("cdrom" if kind == "config" else "disk")
     return Attachment(
         target=entry["target"],
-        bus=bus,
-        device=entry["device"] or ("cdrom" if config else "disk"),
+        bus=entry["bus"] or ("sata" if device == "cdrom" else "virtio"),
+        device=device,
         cache=entry["cache"],
         io=entry["io"],
         discard=entry["discard"],

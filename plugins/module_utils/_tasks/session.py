@@ -101,10 +101,7 @@ class Session:
 
     def open_all(self, names: Sequence[str]) -> list[Pool]:
         """The pools named; without names, every active pool of a type of ours that has records."""
-        if names:
-            wanted = list(dict.fromkeys(names))
-        else:
-            wanted = self.names()
+        wanted = dict.fromkeys(names) if names else self.names()
         opened = [self.open(name, make=False) for name in wanted]
         return [pool for pool in opened if pool is not None]
 
