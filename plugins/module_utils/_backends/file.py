@@ -38,6 +38,7 @@ from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.qcow2 import overlay_image, read_header, read_size, write_pieces
+from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
 from .._records.types import Volume
 from .contract import Capabilities, Stat, Users
@@ -302,11 +303,19 @@ class FileVolumes:
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
+        path = self._path(volume.name)
         with self._open(volume, os.O_RDONLY) as descriptor:
-            if read_header(descriptor, str(volume)).backing_file is None:
-                return ALREADY
-        self._run(["qemu-img", "rebase", "-q", "-f", "qcow2", "-b", "", self._path(volume.name)])
-        sync_files([self._path(volume.name)])
+            named, size = image_below(descriptor, str(volume)), read_size(descriptor, str(volume))
+        if named is None:
+            return ALREADY
+        image = self._path(os.path.join(os.path.dirname(path), named))
+        copy_up(path, image, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
+        sync_files([path])
+        users = self.users(volume)
+        if users:
+            return refused(f"it is in use by {users}")
+        with self._open(volume, os.O_RDWR) as descriptor:
+            drop_pointer(descriptor, str(volume))
         return DONE
 
     def adopt(self, found: str, volume: Volume) -> Outcome:

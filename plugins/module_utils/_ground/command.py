@@ -56,6 +56,7 @@ PACKAGES = {
     "mount.nfs": ("nfs-common", "nfs-utils"),
     "prlimit": ("util-linux", "util-linux"),
     "qemu-img": ("qemu-utils", "qemu-img"),
+    "qemu-io": ("qemu-utils", "qemu-img"),
     "rbd": ("ceph-common", "ceph-common"),
     "tune2fs": ("e2fsprogs", "e2fsprogs"),
     "virsh": ("libvirt-clients", "libvirt-client"),
