@@ -2,8 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Another process at work on a pool: ``python actor.py ADDRESS WHAT ...``. It tells on standard output what it does,
-one word a line, and goes on until its standard input ends or it is killed."""
+"""Another process at work on a pool: ``python -m tests.contract.actor ADDRESS WHAT ...``.
+
+It tells on standard output what it does, one word a line, and goes on until its standard input ends or it is killed.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ import subprocess
 import sys
 
 from ansible_collections.virt.storage.plugins.module_utils._records.types import State
-from contract.beds import open_at
+
+from .beds import open_at
 
 
 def race(address: str, target: str) -> None:

@@ -21,14 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from explorer.world import CAPABILITIES as WORLD_CAPABILITIES
-from explorer.world import World
-
 from ansible_collections.virt.storage.plugins.module_utils._backends.contract import Capabilities, Volumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.file import FileVolumes, _set_immutable
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Clockwork, Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import ContentDigest
+from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ContentDigest
 from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Answer, Ended, Reply, drive
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
 from ansible_collections.virt.storage.plugins.module_utils._records.contract import Records
@@ -40,6 +37,9 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
     disk_id,
     image_id,
 )
+
+from ..explorer.world import CAPABILITIES as WORLD_CAPABILITIES
+from ..explorer.world import World
 
 POOL = "p"
 MIB = 1 << 20
@@ -123,7 +123,7 @@ class RealBed(Bed):
     @contextmanager
     def actor(self, *words: str) -> Any:
         """Another process at work on this pool (see ``actor.main``); killed on the way out."""
-        argv = [sys.executable, str(Path(__file__).with_name("actor.py")), self.address, *words]
+        argv = [sys.executable, "-m", f"{__package__}.actor", self.address, *words]
         pipe = subprocess.PIPE
         with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True, env=child_env()) as process:
             try:
@@ -250,8 +250,8 @@ def program(*argv: str) -> str:
 
 def child_env() -> dict[str, str]:
     """The environment in which a Python process finds the collection and these tests."""
-    tests = Path(__file__).resolve().parents[1]
-    return {**os.environ, "PYTHONPATH": f"{tests.parent}/.work/tree:{tests}"}
+    root = Path(__file__).resolve().parents[2]
+    return {**os.environ, "PYTHONPATH": f"{root}/.work/tree:{root}"}
 
 
 @contextmanager
@@ -310,10 +310,21 @@ class Sparse:
     pieces: Mapping[int, bytes]
 
     def pour(self, sinks: Sequence[Any], means: Any) -> Any:
-        digest = ContentDigest(self.size)
         for sink in sinks:
             sink.set_size(self.size)
             for offset, data in self.pieces.items():
                 sink.write(offset, data)
             sink.sync()
-        return {"size": self.size, "content": digest.finish()}
+        return {"size": self.size, "content": self.digest()}
+
+    def digest(self) -> str:
+        """The content digest, worked out apart from any volume; no piece reaches over the end of a block."""
+        blocks: dict[int, bytearray] = {}
+        for offset, data in self.pieces.items():
+            number, start = divmod(offset, BLOCK)
+            block = blocks.setdefault(number, bytearray(min(BLOCK, self.size - number * BLOCK)))
+            block[start : start + len(data)] = data
+        digest = ContentDigest(self.size)
+        for number, block in blocks.items():
+            digest.add(number * BLOCK, block)
+        return digest.finish()
