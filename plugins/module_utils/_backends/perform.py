@@ -28,6 +28,9 @@ from .._records.types import SUFFIX_LENGTH
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
+ONCE_FOR_ALL = ("sync", "probe")
+"""Primitives that write, and whose effect is the same for all tasks that wait for it in one round."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -98,7 +101,7 @@ class Performer:
         shared: dict[Sequence[Any], Reply] = {}
         replies: dict[int, Reply] = {}
         for number, op in ops.items():
-            if op.writes or op.part == "host":
+            if op.part == "host" or (op.writes and primitive not in ONCE_FOR_ALL):
                 replies[number] = _perform(single, op)
             else:
                 if op.args not in shared:
