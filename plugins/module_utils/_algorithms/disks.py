@@ -107,8 +107,16 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
             await _leave(pool, wish, disk)
             return Made(disk, made=True)
         why = outcome.why or "it was taken for dead and reclaimed"
+        if not outcome and await _stands(pool, image):
+            await withdraw(pool, disk, State.PENDING)
+            raise StorageError(f"The disk {disk.role} of {disk.instance} cannot be made in pool {pool.name}: {why}.")
     await withdraw(pool, disk, State.PENDING)
     return why
+
+
+async def _stands(pool: Pool, image: Image | None) -> bool:
+    """Whether the image is still what it was when it was chosen, so that choosing again is no use."""
+    return image is None or await state_of(pool, image.id) is State.READY
 
 
 async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
@@ -193,17 +201,22 @@ def _size_for(wish: DiskWish, image: Image, image_size: int) -> int:
 
 async def _named_by_another(pool: Pool, disk: Disk, listing: Listing) -> str | None:
     """For an adoption: why the volume is not free to be adopted. A disk's record that cannot be read may name it;
-    what an image is called follows from its id."""
+    what an image is called follows from its id. What stands beside a ``gone`` record is about to be removed."""
     if not rules.is_adoption(disk):
         return None
     for record_id, state in listing.states.items():
-        if record_id == disk.id or state in (State.GONE, State.RELEASED) or taken_apart(record_id).image:
+        if record_id == disk.id or state is State.RELEASED or taken_apart(record_id).image:
             continue
         try:
             other = await pool.records.read(record_id)
         except (LostMetadata, NewerSchema):
+            if state is State.GONE:
+                continue  # and nothing is removed for it, either
             return f"the record of {record_id} cannot be read and may name the same volume"
-        if other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:
+        if state is State.GONE:
+            if other.volume.name == disk.volume.name and not rules.is_adoption(other):
+                return f"{record_id} was removed, and {disk.volume} is what is left of it"
+        elif other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:
             return f"{record_id} already names the volume {disk.volume}"
     return None
 
