@@ -258,7 +258,7 @@ class HttpSource:
 def _reason(error: BaseException) -> str:
     """A cause in words that cannot hold a URL."""
     cause = getattr(error, "reason", error)
-    if isinstance(cause, TimeoutError):
+    if isinstance(cause, (TimeoutError, socket.timeout)):  # two things before Python 3.10
         return "the other side was silent for too long"
     if isinstance(cause, OSError) and cause.strerror:
         return str(cause.strerror)

@@ -108,7 +108,7 @@ def test_closing_early_leaves_nothing_running() -> None:
     assert stream.read(10) == DATA[:10]
     stream.close()
     assert ran == [-9]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
