@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from xml.sax.saxutils import escape, quoteattr
 
 from .._ground.errors import BadInput
@@ -67,15 +68,33 @@ def check_attachment(how: Attachment, what: str) -> None:
 def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
     """The element for ``chain``, which begins with the disk itself, as ``target`` of the guest.
 
-    Written by hand, for a thousand of them: an element tree takes ten times as long.
+    Written by hand, and what is alike for thousands of disks only once: an element tree takes ten times as long.
     """
-    driver = {"name": "qemu", "type": chain[0].format, "cache": how.cache, "io": how.io, "discard": how.discard}
+    disk = chain[0]
     lines = [
-        _open("disk", {"type": "file", "device": how.device}),
-        "  " + _empty("driver", driver),
-        "  " + _empty("source", {"file": chain[0].path}),
+        _head(disk.format, how),
+        "  " + _empty("source", {"file": disk.path}),
+        _below(tuple(chain[1:])),
+        "  " + _empty("target", {"dev": target, "bus": how.bus}),
     ]
-    for depth, link in enumerate(chain[1:], start=1):
+    if how.serial is not None:
+        lines.append(f"  <serial>{escape(how.serial)}</serial>")
+    if how.device == "cdrom":
+        lines.append("  <readonly/>")
+    return "\n".join([*lines, "</disk>"])
+
+
+@lru_cache
+def _head(format: str, how: Attachment) -> str:
+    driver = {"name": "qemu", "type": format, "cache": how.cache, "io": how.io, "discard": how.discard}
+    return _open("disk", {"type": "file", "device": how.device}) + "\n  " + _empty("driver", driver)
+
+
+@lru_cache
+def _below(chain: Sequence[Link]) -> str:
+    """What a disk stands on, down to the empty element that ends every chain."""
+    lines = []
+    for depth, link in enumerate(chain, start=1):
         lines += [
             "  " * depth + _open("backingStore", {"type": "file"}),
             "  " * depth + "  " + _empty("format", {"type": link.format}),
@@ -83,14 +102,9 @@ def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
             "  " * depth + '    <seclabel model="dac" relabel="no"/>',
             "  " * depth + "  </source>",
         ]
-    lines.append("  " * len(chain) + "<backingStore/>")
-    lines += ["  " * depth + "</backingStore>" for depth in range(len(chain) - 1, 0, -1)]
-    lines.append("  " + _empty("target", {"dev": target, "bus": how.bus}))
-    if how.serial is not None:
-        lines.append(f"  <serial>{escape(how.serial)}</serial>")
-    if how.device == "cdrom":
-        lines.append("  <readonly/>")
-    return "\n".join([*lines, "</disk>"])
+    lines.append("  " * len(chain) + "  <backingStore/>")
+    lines += ["  " * depth + "</backingStore>" for depth in range(len(chain), 0, -1)]
+    return "\n".join(lines)
 
 
 def default_target(bus: str, position: int) -> str:

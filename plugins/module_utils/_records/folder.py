@@ -27,6 +27,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, LostMetadata, NewerSchema, NotFound
@@ -161,7 +162,7 @@ class FolderStore:
 
     def read(self, record_id: str) -> Record:
         """See the contract."""
-        for path in (os.path.join(self._records, record_id), *self._state_paths(record_id)):
+        for path in chain([os.path.join(self._records, record_id)], self._state_paths(record_id)):
             try:
                 return from_json(read_file(path), record_id)
             except FileNotFoundError:

@@ -21,12 +21,11 @@ from .session import Session
 
 CHAIN = "_chain"
 """Carries the chain from describing a disk to its element, which needs to know its neighbours' targets."""
-_CDROM = Attachment(bus="sata", device="cdrom")
 
 
 def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
     """A disk as it stands; sizes in bytes. Its element is left to ``with_targets``, which takes out ``CHAIN``."""
-    disk, origin = seen.disk, seen.disk.origin
+    disk = seen.disk
     path = session.path(pool, disk.volume.name)
     chain = [Link(path, disk.volume.format)]
     if seen.backing is not None:
@@ -40,20 +39,26 @@ def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
         "path": path,
         "format": disk.volume.format,
         "size": seen.stat.size if seen.stat else None,
-        "allocated": seen.stat.allocated if seen.stat else None,
-        "image": origin.get("name") if "blank" not in origin else None,
+        "image": disk.origin.get("name") if "blank" not in disk.origin else None,
         "backing": seen.backing.id if seen.backing else None,
         "strategy": disk.strategy,
         "reason": disk.reason,
-        "origin": _origin(origin),
-        "created": disk.created,
         CHAIN: chain,
     }
 
 
-def _origin(origin: Mapping[str, Any]) -> Fields:
-    """Where the content came from. The digest of config files stays in the record: see ``disk_plan.CONFIG``."""
-    return {key: True if key == "config" else value for key, value in origin.items()}
+def described_fully(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
+    """A disk as it stands, with what only a report asks for, and the element that it gets where nothing is said of how
+    a guest is to see it."""
+    shown = describe(session, pool, seen)
+    disk = seen.disk
+    # The digest of config files stays in the record: see ``disk_plan.CONFIG``.
+    shown["origin"] = {key: True if key == "config" else value for key, value in disk.origin.items()}
+    shown["created"] = disk.created
+    shown["allocated"] = seen.stat.allocated if seen.stat else None
+    how = Attachment(bus="sata", device="cdrom") if "config" in disk.origin else Attachment()
+    _finish(shown, how, default_target(how.bus, 0))
+    return shown
 
 
 def foreseen(pool: str, want: Wanted, recipe: Recipe | None, after: Mapping[str, Any]) -> Fields:
@@ -69,13 +74,10 @@ def foreseen(pool: str, want: Wanted, recipe: Recipe | None, after: Mapping[str,
         "path": None,
         "format": None,
         "size": after.get("size"),
-        "allocated": None,
         "image": offer.name or want.content if offer and want.kind == "image" else None,
         "backing": None,
         "strategy": offer.strategy if offer else None,
         "reason": offer.reason if offer else None,
-        "origin": None,
-        "created": None,
         CHAIN: None,
     }
 
@@ -105,14 +107,6 @@ def with_targets(shown: Sequence[Fields], wanted: Sequence[Wanted]) -> list[Fiel
             candidate = default_target(how.bus, position)
             target = None if candidate in used else candidate
         _finish(disk, how, target)
-    return list(shown)
-
-
-def with_default_targets(shown: Sequence[Fields]) -> list[Fields]:
-    """Give every disk the element that it gets where nothing is said of how a guest is to see it."""
-    for disk in shown:
-        how = _CDROM if (disk.get("origin") or {}).get("config") else Attachment()
-        _finish(disk, how, default_target(how.bus, 0))
     return list(shown)
 
 

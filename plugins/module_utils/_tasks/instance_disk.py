@@ -22,7 +22,7 @@ from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
 from .disk_contents import Recipe, recipe
-from .disk_result import changed, describe, foreseen, with_default_targets, with_targets
+from .disk_result import changed, describe, described_fully, foreseen, with_targets
 from .disk_site import Site, Slot, look, refuse_elsewhere
 from .disk_wishes import Order, orders
 from .session import Session, first_error
@@ -51,7 +51,7 @@ def info(params: Fields, check_mode: bool) -> Fields:
                 of = {"instance": name.instance, "role": name.role, "pool": pool.name, "id": record_id}
                 shown.append({**of, "state": str(listing.state(record_id)), "problem": str(ended.error)})
             elif ended.value is not None:
-                shown += with_default_targets([describe(session, pool, ended.value)])
+                shown.append(described_fully(session, pool, ended.value))
     return {"changed": False, "disks": shown, "warnings": session.warnings}
 
 
