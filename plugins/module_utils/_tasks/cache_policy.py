@@ -82,7 +82,7 @@ def prune_plan(cache: Cache) -> Plan:
     before = {}
     for verdict in cache.verdicts:
         if verdict.goes:
-            what = f"image {verdict.image.id} in pool {pool}"
+            what = f"{verdict.image.id} in pool {pool}"
             sentence = f"remove {what}, which frees {in_words(verdict.image.bytes)}"
             actions.append(Action("evict", what, sentence, reason=verdict.why))
             before[what] = {"state": "ready"}
@@ -264,7 +264,7 @@ def verify_plan(pool: str, seen: SeenImage, problem: Fields | None) -> Plan:
     """The steps that an image's verification asks for. Pure."""
     if problem is None or problem["problem"] != "content_differs":
         return Plan()
-    what = f"image {seen.image.id} in pool {pool}"
+    what = f"{seen.image.id} in pool {pool}"
     action = Action("quarantine", what, f"quarantine {what}, whose content is not what was written")
     return Plan((action,), {what: {"state": str(seen.state)}}, {what: {"state": str(State.QUARANTINED)}})
 

@@ -255,7 +255,7 @@ def _absent(session: Session, params: Fields) -> Fields:
 def absent_plan(pool: str, leaving: Leaving) -> Plan:
     """The steps that take an image out of use. Pure. None for one that is out of use, and kept by disks."""
     seen = leaving.seen
-    what = f"image {seen.image.id} in pool {pool}"
+    what = f"{seen.image.id} in pool {pool}"
     if leaving.kept:
         if not leaving.dropped:
             return Plan()
