@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.contract import Capabilities, Volumes
-from ansible_collections.virt.storage.plugins.module_utils._backends.file import FileVolumes, _set_immutable
+from ansible_collections.virt.storage.plugins.module_utils._backends.file import FileVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Clockwork, Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ContentDigest
 from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Answer, Ended, Reply, drive
+from ansible_collections.virt.storage.plugins.module_utils._ground.immutable import set_immutable
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
 from ansible_collections.virt.storage.plugins.module_utils._records.contract import Records
 from ansible_collections.virt.storage.plugins.module_utils._records.folder import FolderStore
@@ -180,7 +181,7 @@ class FileBed(RealBed):
                 if not os.path.islink(path) and os.path.isfile(path) and os.access(path, os.R_OK):
                     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
                     try:
-                        _set_immutable(descriptor, False)
+                        set_immutable(descriptor, False)
                     finally:
                         os.close(descriptor)
         shutil.rmtree(self.root)

@@ -21,19 +21,18 @@ libvirt's calls: those run qemu-img per volume (27 ms) and read formats.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import stat
-import struct
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
 from .._ground.contents import Content, FileSink, Means
 from .._ground.digest import content_of_file
 from .._ground.durable import sync_files, sync_folder
-from .._ground.errors import LostMetadata, OutOfSpace, StorageError
+from .._ground.errors import StorageError
+from .._ground.extents import copy_data, share_extents
+from .._ground.immutable import is_immutable, set_immutable
 from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
@@ -42,6 +41,7 @@ from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
 from .._records.types import Volume
 from .contract import Capabilities, Stat, Users
+from .folder import Folder
 
 PRIVATE = ".virt-storage"
 SECTOR = 512
@@ -57,12 +57,7 @@ CAPABILITIES = Capabilities(
     },
     independent=frozenset({"reflink", "copy"}),
 )
-_FICLONE = 0x40049409
-_GETFLAGS, _SETFLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
-_CAP_LINUX_IMMUTABLE = 9
-_LONG = struct.Struct("l")
 _NO_REFLINK = "the file system of the pool cannot share extents: use overlay or copy"
-_COPY_PIECE = 64 << 20
 _CHANGING = Limits(wall_seconds=24 * 3600)
 
 
@@ -80,16 +75,17 @@ class FileVolumes:
         staging_bytes: int = 1 << 42,
     ) -> None:
         self.root = root
+        self._folder = Folder(root)
         self._runner, self._inherit, self._host, self._beat = runner, inherit, host, beat
-        self._staging = Staging(self._path(PRIVATE + "/staging"), staging_bytes)
+        self._staging = Staging(self._folder.path(PRIVATE + "/staging"), staging_bytes)
 
     def prepare(self) -> None:
         """Make the folders that volumes stand in. A guest's qemu passes through them and cannot list them."""
         for name in ("images", "disks", "staging"):
-            path = self._path(f"{PRIVATE}/{name}")
+            path = self._folder.path(f"{PRIVATE}/{name}")
             os.makedirs(path, mode=0o711, exist_ok=True)
             os.chmod(path, 0o700 if name == "staging" else 0o711)
-        sync_folder(self._path(PRIVATE))
+        sync_folder(self._folder.path(PRIVATE))
 
     @staticmethod
     def capabilities() -> Capabilities:
@@ -111,7 +107,7 @@ class FileVolumes:
     def stat(self, volume: Volume) -> Stat | None:
         """See the contract."""
         try:
-            with self._open(volume, os.O_RDONLY) as descriptor:
+            with self._folder.open(volume, os.O_RDONLY) as descriptor:
                 status = os.fstat(descriptor)
                 size = read_size(descriptor, str(volume)) if volume.format == "qcow2" else status.st_size
         except FileNotFoundError:
@@ -122,16 +118,16 @@ class FileVolumes:
         """See the contract. Only a qcow2 file, by its record, can point anywhere."""
         if volume.format != "qcow2":
             return None
-        with self._open(volume, os.O_RDONLY) as descriptor:
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
             named = read_header(descriptor, str(volume)).backing_file
         if named is None:
             return None
-        path = os.path.normpath(os.path.join(os.path.dirname(self._path(volume.name)), named))
+        path = os.path.normpath(os.path.join(os.path.dirname(self._folder.path(volume.name)), named))
         return os.path.relpath(path, self.root) if path.startswith(self.root + "/") else path
 
     def digest(self, volume: Volume) -> str:
         """See the contract."""
-        with self._open(volume, os.O_RDONLY) as descriptor:
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
             return content_of_file(descriptor, os.fstat(descriptor).st_size)
 
     def capacity(self) -> tuple[int, int]:
@@ -141,12 +137,12 @@ class FileVolumes:
 
     def sealed(self, volume: Volume) -> bool:
         """See the contract."""
-        with self._open(volume, os.O_RDONLY) as descriptor:
-            return not os.fstat(descriptor).st_mode & 0o222 and _is_immutable(descriptor)
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
+            return not os.fstat(descriptor).st_mode & 0o222 and is_immutable(descriptor)
 
     def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
         """One look over the host's processes and guests for all."""
-        paths = [self._path(volume.name) for (volume,) in batch]
+        paths = [self._folder.path(volume.name) for (volume,) in batch]
         try:
             found = users_of_files(paths, self._host.uses if self._host is not None else None)
         except (OSError, StorageError) as error:
@@ -183,7 +179,7 @@ class FileVolumes:
         if how != "reflink":
             return ""
         with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
-            return "" if _share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
+            return "" if share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
 
     def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
         """See the contract."""
@@ -191,19 +187,19 @@ class FileVolumes:
 
     def fill(self, volume: Volume, content: Content) -> Facts:
         """See the contract."""
-        with self._new(volume) as descriptor:
-            sink = FileSink(descriptor, self._path(volume.name))
+        with self._folder.new(volume) as descriptor:
+            sink = FileSink(descriptor, self._folder.path(volume.name))
             means = Means(self._runner, self._staging, self._beat, tuple(self._inherit()))
             facts = content.pour([sink], means)
-        sync_folder(os.path.dirname(self._path(volume.name)))
+        sync_folder(os.path.dirname(self._folder.path(volume.name)))
         return facts
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""
-        with self._open(volume, os.O_RDONLY) as descriptor:
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
             if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o444:  # an immutable file refuses the very same mode, too
                 os.fchmod(descriptor, 0o444)
-            _set_immutable(descriptor, True)
+            set_immutable(descriptor, True)
             os.fsync(descriptor)
         return DONE
 
@@ -219,7 +215,7 @@ class FileVolumes:
                 if outcome:
                     outcome = self._make_one(volume, image, size)
                 if outcome is DONE:
-                    made.append(self._path(volume.name))
+                    made.append(self._folder.path(volume.name))
                 outcomes.append(outcome)
             sync_files(made)
             for folder in {os.path.dirname(path) for path in made}:
@@ -233,7 +229,7 @@ class FileVolumes:
     def _make_one(self, volume: Volume, image: Volume | None, size: int) -> Outcome:
         """Write one new file; nothing is synced."""
         try:
-            with self._new(volume) as descriptor:
+            with self._folder.new(volume) as descriptor:
                 if volume.format == "qcow2":
                     write_pieces(descriptor, overlay_image(size, None if image is None else self._below(volume, image)))
                 else:
@@ -244,7 +240,7 @@ class FileVolumes:
 
     def _below(self, volume: Volume, image: Volume) -> str:
         """How ``volume`` names its image: from its own folder, so that the pool can be mounted elsewhere."""
-        path = os.path.relpath(self._path(image.name), os.path.dirname(self._path(volume.name)))
+        path = os.path.relpath(self._folder.path(image.name), os.path.dirname(self._folder.path(volume.name)))
         return path if path.startswith("../") else "./" + path
 
     def _fits(self, image: Volume, size: int, sizes: dict[str, int]) -> Outcome:
@@ -262,12 +258,12 @@ class FileVolumes:
         fits = self._fits(image, size, {})
         if not fits:
             return fits
-        path = self._path(volume.name)
+        path = self._folder.path(volume.name)
         try:
-            with self._open(image, os.O_RDONLY) as source, self._new(volume) as descriptor:
+            with self._folder.open(image, os.O_RDONLY) as source, self._folder.new(volume) as descriptor:
                 if how == "copy":
-                    _copy_data(source, descriptor, self._beat)
-                elif not _share_extents(source, descriptor):
+                    copy_data(source, descriptor, self._beat)
+                elif not share_extents(source, descriptor):
                     os.unlink(path)
                     return refused(_NO_REFLINK)
                 os.ftruncate(descriptor, rounded(size))
@@ -287,13 +283,15 @@ class FileVolumes:
         if stat_now.size >= rounded(size):
             return ALREADY
         if self._host is not None:
-            live = [use for use in self._host.users_of(self._path(volume.name)) if use.live and use.state != "saved"]
+            live = [use for use in self._host.users_of(self._folder.path(volume.name)) if use.live]
+            if any(use.state == "saved" for use in live):
+                return refused(f"a saved guest goes on with it as it is: {live[0]}")
             if live:
                 self._host.block_resize(live[0].domain, live[0].target, rounded(size))
                 return DONE
-        argv = ["qemu-img", "resize", "-q", "-f", volume.format, self._path(volume.name), str(rounded(size))]
+        argv = ["qemu-img", "resize", "-q", "-f", volume.format, self._folder.path(volume.name), str(rounded(size))]
         self._run(argv)
-        sync_files([self._path(volume.name)])
+        sync_files([self._folder.path(volume.name)])
         return DONE
 
     def flatten(self, volume: Volume) -> Outcome:
@@ -303,24 +301,24 @@ class FileVolumes:
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
-        path = self._path(volume.name)
-        with self._open(volume, os.O_RDONLY) as descriptor:
+        path = self._folder.path(volume.name)
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
             named, size = image_below(descriptor, str(volume)), read_size(descriptor, str(volume))
         if named is None:
             return ALREADY
-        image = self._path(os.path.join(os.path.dirname(path), named))
+        image = self._folder.path(os.path.join(os.path.dirname(path), named))
         copy_up(path, image, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
         sync_files([path])
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
-        with self._open(volume, os.O_RDWR) as descriptor:
+        with self._folder.open(volume, os.O_RDWR) as descriptor:
             drop_pointer(descriptor, str(volume))
         return DONE
 
     def adopt(self, found: str, volume: Volume) -> Outcome:
         """See the contract. The inode tells that it is the file that was meant."""
-        source, target = self._path(found), self._path(volume.name)
+        source, target = self._folder.path(found), self._folder.path(volume.name)
         try:
             status = os.lstat(source)
         except FileNotFoundError:
@@ -338,7 +336,7 @@ class FileVolumes:
 
     def leave(self, found: str, volume: Volume) -> Outcome:
         """See the contract."""
-        source, target = self._path(found), self._path(volume.name)
+        source, target = self._folder.path(found), self._folder.path(volume.name)
         try:
             if os.path.samestat(os.lstat(source), os.lstat(target)) and source != target:
                 os.unlink(source)
@@ -356,9 +354,9 @@ class FileVolumes:
             if users:
                 outcomes.append(refused(f"it is in use by {users}"))
                 continue
-            path = self._path(volume.name)
+            path = self._folder.path(volume.name)
             try:
-                self._unlink(path)
+                self._folder.unlink(path)
                 outcomes.append(DONE)
             except FileNotFoundError:
                 outcomes.append(ALREADY)
@@ -382,124 +380,10 @@ class FileVolumes:
                     cleared.append(f"{PRIVATE}/staging/{name}")
         return cleared
 
-    # Files
-
-    def _path(self, name: str) -> str:
-        path = os.path.normpath(os.path.join(self.root, name))
-        try:
-            impossible = b"\0" in os.fsencode(name)
-        except UnicodeEncodeError:
-            impossible = True
-        if impossible:
-            raise LostMetadata(
-                f"The record names the volume {name!r}, which no file can be called: restore the record."
-            )
-        if not path.startswith(self.root.rstrip("/") + "/"):
-            raise LostMetadata(f"The record names the volume {name!r}, which lies outside of its pool {self.root}.")
-        return path
-
-    @contextlib.contextmanager
-    def _open(self, volume: Volume, flags: int) -> Iterator[int]:
-        """The volume's file, never through a link that somebody put there."""
-        path = self._path(volume.name)
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise LostMetadata(f"The volume {volume} is not a regular file: restore it, or remove its disk.")
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def _new(self, volume: Volume) -> Iterator[int]:
-        """The volume's file, which was not there before, and is not there any more when its making fails."""
-        path = self._path(volume.name)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            yield descriptor
-        except (OSError, StorageError) as error:
-            os.unlink(path)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OutOfSpace(
-                    f"The pool folder {self.root} is full: free space in it, then run the task again."
-                ) from error
-            raise
-        finally:
-            os.close(descriptor)
-
     def _run(self, argv: Sequence[str]) -> None:
         self._runner.run(argv, limits=_CHANGING, pass_fds=tuple(self._inherit()), beat=self._beat)
-
-    def _unlink(self, path: str) -> None:
-        """Remove a file, which may be sealed."""
-        try:
-            os.unlink(path)
-        except PermissionError:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                _set_immutable(descriptor, False)
-            finally:
-                os.close(descriptor)
-            os.unlink(path)
 
 
 def rounded(size: int) -> int:
     """``size`` bytes as whole sectors."""
     return -(-size // SECTOR) * SECTOR
-
-
-def _set_immutable(descriptor: int, immutable: bool) -> None:
-    """Set or clear the immutable flag; file systems without it are let be (the mode still stands)."""
-    try:
-        flags = _LONG.unpack(fcntl.ioctl(descriptor, _GETFLAGS, _LONG.pack(0)))[0]
-        flags = flags | _IMMUTABLE if immutable else flags & ~_IMMUTABLE
-        fcntl.ioctl(descriptor, _SETFLAGS, _LONG.pack(flags))
-    except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
-            raise
-
-
-def _is_immutable(descriptor: int) -> bool:
-    """Whether the flag is set, or cannot be: not on this file system, or not by this process."""
-    try:
-        flags = _LONG.unpack(fcntl.ioctl(descriptor, _GETFLAGS, _LONG.pack(0)))[0]
-    except OSError as error:
-        if error.errno not in (errno.ENOTTY, errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
-            raise
-        return True
-    return bool(flags & _IMMUTABLE) or not _may_set_immutable()
-
-
-def _may_set_immutable() -> bool:
-    """Whether this process has the capability to; in a container root may lack it."""
-    with open("/proc/self/status", encoding="ascii") as status:
-        effective = next(line for line in status if line.startswith("CapEff:"))
-    return bool(int(effective.split()[1], 16) >> _CAP_LINUX_IMMUTABLE & 1)
-
-
-def _share_extents(source: int, target: int) -> bool:
-    """Give ``target`` the content of ``source`` without copying it; whether the file system can."""
-    try:
-        fcntl.ioctl(target, _FICLONE, source)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL):
-            raise
-        return False
-    return True
-
-
-def _copy_data(source: int, target: int, beat: Callable[[], None]) -> None:
-    """Copy what is data, leave holes holes."""
-    end, offset = os.fstat(source).st_size, 0
-    while offset < end:
-        try:
-            offset = os.lseek(source, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                break
-            raise
-        stop = os.lseek(source, offset, os.SEEK_HOLE)
-        while offset < stop:
-            offset += os.copy_file_range(source, target, min(stop - offset, _COPY_PIECE), offset, offset)
-            beat()
-    os.ftruncate(target, end)

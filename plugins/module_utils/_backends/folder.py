@@ -1,0 +1,82 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The folder of a file pool: its files by the names that records give them, links not followed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+
+from .._ground.errors import LostMetadata, OutOfSpace, StorageError
+from .._ground.immutable import set_immutable
+from .._records.types import Volume
+
+
+class Folder:
+    """The folder at ``root``, an absolute path."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def path(self, name: str) -> str:
+        """The absolute path of a volume; LostMetadata where its record names what cannot be a volume of this pool."""
+        path = os.path.normpath(os.path.join(self.root, name))
+        try:
+            impossible = b"\0" in os.fsencode(name)
+        except UnicodeEncodeError:
+            impossible = True
+        if impossible:
+            raise LostMetadata(
+                f"The record names the volume {name!r}, which no file can be called: restore the record."
+            )
+        if not path.startswith(self.root.rstrip("/") + "/"):
+            raise LostMetadata(f"The record names the volume {name!r}, which lies outside of its pool {self.root}.")
+        return path
+
+    @contextlib.contextmanager
+    def open(self, volume: Volume, flags: int) -> Iterator[int]:
+        """The volume's file, never through a link that somebody put there."""
+        path = self.path(volume.name)
+        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise LostMetadata(f"The volume {volume} is not a regular file: restore it, or remove its disk.")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def new(self, volume: Volume) -> Iterator[int]:
+        """The volume's file, which was not there before, and is not there any more when its making fails."""
+        path = self.path(volume.name)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            yield descriptor
+        except (OSError, StorageError) as error:
+            os.unlink(path)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OutOfSpace(
+                    f"The pool folder {self.root} is full: free space in it, then run the task again."
+                ) from error
+            raise
+        finally:
+            os.close(descriptor)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file, which may be sealed."""
+        try:
+            os.unlink(path)
+        except PermissionError:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                set_immutable(descriptor, False)
+            finally:
+                os.close(descriptor)
+            os.unlink(path)
