@@ -10,18 +10,449 @@ DOCUMENTATION = r"""
 module: instance_disk
 short_description: Manage the disks of instances
 description:
-  - Makes, grows, flattens and removes the disks of instances in storage pools.
+  - Makes, grows, flattens and removes the disks of instances in storage pools, one or thousands in one task.
+  - A disk is known by its instance and its role. The task finds it again by these, wherever its file is, and never by
+    looking into a volume.
+  - Returns the C(<disk>) element to put into the definition of the domain.
+  - An argument that cannot be meant, and anything else that is seen before, is refused before the first disk is
+    touched. A disk that fails later does not keep the others from being made.
 author:
   - The virt.storage authors (@virt-storage)
-options: {}
+extends_documentation_fragment:
+  - virt.storage.attributes
+  - virt.storage.attributes.actiongroup_storage
+  - virt.storage.requirements
+  - virt.storage.requirements.qemu
+  - virt.storage.requirements.inspection
+  - virt.storage.requirements.config_disk
+  - virt.storage.requirements.file_systems
+  - virt.storage.pool
+attributes:
+  check_mode:
+    support: full
+    details:
+      - The id, the path and the element of a disk that does not exist yet are not known before it is made.
+      - A pool, an image or a file to import that is missing is a warning in check mode, because an earlier task may
+        bring it, and an error in a run.
+      - A file to import is inspected in a run only.
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  state:
+    description:
+      - V(present) has every one of O(disks) made, at least as large as asked for, and flattened where that is asked.
+      - V(absent) removes O(disks) and their data. It is refused, for all of them, while one is in use, by a guest that
+        runs, is paused or has a managed save, or by any other process.
+    type: str
+    choices: [present, absent]
+    default: present
+  pool:
+    description:
+      - The storage pool of all disks that do not name their own. It has to be active.
+      - A disk that exists in another pool of this host is not made a second time, and not moved.
+    type: str
+  disks:
+    description:
+      - The disks.
+      - What a disk is made of is said by one of O(disks[].image), O(disks[].blank), O(disks[].config) and
+        O(disks[].import_from). None is needed for a disk that exists. One that says otherwise than what the disk was
+        made of is refused, because a disk is never made anew in place.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      instance:
+        description:
+          - The name of the instance. 1 to 64 letters, digits and C(._-), beginning with a letter or digit.
+        type: str
+        required: true
+      role:
+        description:
+          - What the disk is to the instance, such as V(root), V(data) or V(config). 1 to 16 lower-case letters, digits
+            and hyphens. An instance has one disk for each role.
+          - V(root) when it is not given. With O(state=absent) all disks of the instance in the pool are meant then.
+        type: str
+      pool:
+        description:
+          - The storage pool of this disk, instead of O(pool).
+        type: str
+      size:
+        description:
+          - The size in bytes or with a unit, a power of 1024, such as V(20G). It is rounded up to whole sectors of 512
+            bytes.
+          - A disk that exists grows to this, also while its guest runs, which then sees the new size at once. A disk
+            never shrinks.
+          - When it is not given, a disk of an image has the image's size, and a disk that exists keeps its own. A new
+            blank disk needs it.
+        type: str
+      image:
+        description:
+          - Clone a cached image, given by its name, its key or its id; see M(virt.storage.cached_image). The image has
+            to be in the pool of the disk.
+        type: str
+      blank:
+        description:
+          - Make an empty disk.
+        type: dict
+        suboptions:
+          fs:
+            description:
+              - The file system on it. It fills the whole disk, without a partition table.
+              - The file systems of the disks of one instance have different UUIDs. One instance's and another's may be
+                the same.
+            type: str
+            choices: [none, ext4, xfs, swap, vfat]
+            default: none
+          label:
+            description:
+              - The label of the file system. Up to 16 characters for ext4, 15 for swap, 12 for xfs, 11 for vfat.
+            type: str
+      config:
+        description:
+          - Make a disk that configures the guest through cloud-init, with its C(NoCloud) data source. It is attached as
+            a CD-ROM where nothing else is said.
+          - Its files are text and may hold secrets. They are not logged, recorded or returned, and only root and the
+            guest can read the disk.
+        type: dict
+        suboptions:
+          user_data:
+            description:
+              - The C(user-data), which begins with V(#cloud-config) in most cases.
+            type: str
+          meta_data:
+            description:
+              - The C(meta-data), YAML or JSON. The name of the instance is put in as C(instance-id) when it has none.
+            type: str
+          network_config:
+            description:
+              - The C(network-config).
+            type: str
+          vendor_data:
+            description:
+              - The C(vendor-data).
+            type: str
+      import_from:
+        description:
+          - Make the disk of an image file or of a volume that exists.
+          - A volume that lies in the pool itself, without a record, is taken over as it is. A qcow2 volume keeps its
+            name, and may be in use. A raw one moves into the folder of the pool's own files, out of the reach of
+            libvirt's refresh, which would follow what a guest writes into it; it must not be in use.
+          - Any other file is inspected and copied, and left as it is.
+        type: dict
+        suboptions:
+          path:
+            description:
+              - The absolute path of the file or volume.
+            type: path
+            required: true
+          format:
+            description:
+              - Its format, which is never guessed. A volume of the pool is V(raw) or V(qcow2).
+            type: str
+            choices: [raw, qcow2, vmdk, vdi, vpc, vhdx, iso]
+            required: true
+      clone:
+        description:
+          - How the disk comes from its image. A disk that exists stays as it is.
+          - V(overlay) makes a qcow2 file on top of the image, which costs next to nothing whatever the size. It is what
+            is done when nothing is given.
+          - V(reflink) makes a raw file that shares the extents of the image, on XFS and btrfs.
+          - V(copy) copies the image.
+        type: str
+        choices: [overlay, reflink, copy]
+      flattened:
+        description:
+          - Have the disk need no image. It must not be in use while it is flattened.
+          - A disk that is flat stays so.
+        type: bool
+        default: false
+      replace:
+        description:
+          - Let a config disk whose files are to change be removed and made anew, with a new id and path. It must not be
+            in use. Without it, other files are refused.
+        type: bool
+        default: false
+      target:
+        description:
+          - The name of the disk in RV(disks[].xml), such as V(vda).
+          - When it is not given, the disks of an instance in one task get the next free name on their bus, in the order
+            of the list. So list all disks of an instance in one task, or say their targets.
+        type: str
+      bus:
+        description:
+          - The bus in RV(disks[].xml). V(virtio) when it is not given, and V(sata) for a CD-ROM.
+        type: str
+        choices: [virtio, scsi, sata, ide, usb]
+      device:
+        description:
+          - The kind of device in RV(disks[].xml). V(disk) when it is not given, and V(cdrom) for a config disk.
+        type: str
+        choices: [disk, cdrom]
+      cache:
+        description:
+          - The cache mode in RV(disks[].xml). Left to libvirt when it is not given.
+        type: str
+        choices: [none, writeback, writethrough, directsync, unsafe]
+      io:
+        description:
+          - The way of input and output in RV(disks[].xml). Left to libvirt when it is not given. V(native) needs
+            O(disks[].cache) to be V(none) or V(directsync).
+        type: str
+        choices: [threads, native, io_uring]
+      discard:
+        description:
+          - What becomes of space that the guest gives back, in RV(disks[].xml). Left to libvirt when it is not given.
+        type: str
+        choices: [unmap, ignore]
+      serial:
+        description:
+          - The serial number that the guest sees, in RV(disks[].xml).
+        type: str
+seealso:
+  - module: virt.storage.instance_disk_info
+  - module: virt.storage.cached_image
+  - module: virt.storage.libvirt_pool
+  - module: virt.storage.disk_metadata
 """
 
 EXAMPLES = r"""
+- name: From an image to a running guest, first part, the disks
+  virt.storage.instance_disk:
+    pool: ssd
+    disks:
+      - instance: web1
+        image: debian-12
+        size: 20G
+        discard: unmap
+      - instance: web1
+        role: data
+        pool: hdd
+        size: 200G
+        blank:
+          fs: xfs
+          label: data
+      - instance: web1
+        role: config
+        config:
+          user_data: |
+            #cloud-config
+            ssh_authorized_keys: {{ admin_keys | to_json }}
+            mounts:
+              - [LABEL=data, /srv]
+  register: made
+# actions:
+#   - make disk root of web1 in pool ssd (20.0 GiB, overlay of image debian-12)
+#   - make disk data of web1 in pool hdd (200.0 GiB, blank, xfs labelled data)
+#   - make disk config of web1 in pool ssd (config disk)
+
+- name: From an image to a running guest, second part, the domain
+  community.libvirt.virt:
+    command: define
+    xml: |
+      <domain type="kvm">
+        <name>web1</name>
+        <memory unit="GiB">2</memory>
+        <os><type arch="x86_64" machine="q35">hvm</type></os>
+        <devices>
+          {{ made.disks | map(attribute='xml') | join('\n') }}
+          <interface type="network"><source network="default"/><model type="virtio"/></interface>
+        </devices>
+      </domain>
+
+- name: A root disk for every host of a group, all in one task
+  virt.storage.instance_disk:
+    pool: ssd
+    disks: "{{ dict(groups.runners | product(['runner-image'])) | dict2items('instance', 'image') }}"
+
+- name: Grow a disk, whose guest goes on running and sees the new size
+  virt.storage.instance_disk:
+    pool: hdd
+    disks:
+      - instance: web1
+        role: data
+        size: 400G
+# diff:
+#   - disk data of web1 in pool hdd: size 214748364800 -> 429496729600
+
+- name: Have a disk stand on its own, so that its image can go
+  virt.storage.instance_disk:
+    pool: ssd
+    disks:
+      - instance: web1
+        flattened: true
+
+- name: Take over the disk that virt-install made in the pool, and the file of a former hypervisor
+  virt.storage.instance_disk:
+    pool: ssd
+    disks:
+      - instance: db1
+        import_from:
+          path: /srv/ssd/db1.qcow2
+          format: qcow2
+      - instance: old1
+        import_from:
+          path: /mnt/export/old1.vmdk
+          format: vmdk
+
+- name: Change what cloud-init is told, while the guest is off
+  virt.storage.instance_disk:
+    pool: ssd
+    disks:
+      - instance: web1
+        role: config
+        replace: true
+        config:
+          user_data: "{{ lookup('ansible.builtin.template', 'user-data.j2') }}"
+
+- name: Remove the data disk of one instance and all disks of another
+  virt.storage.instance_disk:
+    state: absent
+    pool: ssd
+    disks:
+      - instance: web1
+        role: data
+        pool: hdd
+      - instance: old1
 """
 
 RETURN = r"""
+actions:
+  description: What was done, or in check mode would be, as sentences and in order.
+  returned: success
+  type: list
+  elements: str
+  sample:
+    - make disk root of web1 in pool ssd (20.0 GiB, overlay of image debian-12)
+    - grow disk data of web1 in pool hdd from 200.0 GiB to 400.0 GiB
+plan:
+  description: The same steps in parts.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    verb:
+      description: What kind of step it is, one of V(make), V(grow), V(flatten), V(replace) and V(remove).
+      type: str
+      sample: make
+    what:
+      description: What the step is about.
+      type: str
+      sample: disk root of web1 in pool ssd
+    sentence:
+      description: The step as in RV(actions).
+      type: str
+      sample: make disk root of web1 in pool ssd (20.0 GiB, overlay of image debian-12)
+    bytes_to_read:
+      description: How many bytes the step reads at most, as far as that is known before.
+      type: int
+      sample: 0
+    bytes_to_write:
+      description: How many bytes the step writes at most, as far as that is known before.
+      type: int
+      sample: 0
+    strategy:
+      description: How a disk is made.
+      returned: for disks of images and imports
+      type: str
+      sample: overlay
+    reason:
+      description: Why so.
+      returned: sometimes
+      type: str
+      sample: a qcow2 overlay costs the same whatever the size of its image
+disks:
+  description:
+    - The disks of the task in its order, as they are now, or in check mode as they would be.
+    - Empty with O(state=absent).
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    instance:
+      description: The instance that the disk belongs to.
+      type: str
+      sample: web1
+    role:
+      description: What the disk is to the instance.
+      type: str
+      sample: root
+    pool:
+      description: The pool that the disk is in.
+      type: str
+      sample: ssd
+    id:
+      description: The id of the disk's record, which is never used again for another disk.
+      type: str
+      sample: web1+root+k7d2m4q9xa3e
+    state:
+      description: V(ready), or V(flat) when the disk came from an image and does not need it any more.
+      type: str
+      sample: ready
+    path:
+      description: The absolute path of the volume. Another disk, also one that is made anew, has another path.
+      type: str
+      sample: /srv/ssd/web1+root+k7d2m4q9xa3e.qcow2
+    format:
+      description: The format of the volume as its record says, V(qcow2) or V(raw).
+      type: str
+      sample: qcow2
+    size:
+      description: The size in bytes that the guest sees.
+      type: int
+      sample: 21474836480
+    image:
+      description: The name of the image that the disk was cloned from.
+      type: str
+      sample: debian-12
+    backing:
+      description: The id of the cached image that the disk stands on, none where it needs none.
+      type: str
+      sample: image+debian-12+1c0f4a9be2d73585+p4x8e2m5q7ha
+    strategy:
+      description: How the disk was made, one of V(overlay), V(reflink), V(copy), V(blank) and V(adopt).
+      type: str
+      sample: overlay
+    reason:
+      description: Why so.
+      type: str
+      sample: a qcow2 overlay costs the same whatever the size of its image
+    target:
+      description: The name that the element gives the disk in the guest.
+      type: str
+      sample: vda
+    xml:
+      description:
+        - The C(<disk>) element for the domain. It spells out the format of every file that the disk consists of, so
+          that libvirt looks into none of them.
+      type: str
+      sample: |-
+        <disk type="file" device="disk">
+          <driver name="qemu" type="qcow2"/>
+          <source file="/srv/ssd/web1+root+k7d2m4q9xa3e.qcow2"/>
+          <backingStore type="file">
+            <format type="raw"/>
+            <source file="/srv/ssd/.virt-storage/images/image+debian-12+1c0f4a9be2d73585+p4x8e2m5q7ha.raw">
+              <seclabel model="dac" relabel="no"/>
+            </source>
+            <backingStore/>
+          </backingStore>
+          <target dev="vda" bus="virtio"/>
+        </disk>
+disk:
+  description: The first disk that failed.
+  returned: failure of a disk
+  type: str
+  sample: root of web1
+also_failed:
+  description: What is wrong with the other disks that failed. Those that are not named are as they were asked for.
+  returned: failure of several disks
+  type: list
+  elements: str
 """
 
+from ansible_collections.virt.storage.plugins.module_utils._tasks.disk_wishes import requirements
 from ansible_collections.virt.storage.plugins.module_utils._tasks.instance_disk import task
 from ansible_collections.virt.storage.plugins.module_utils._tasks.module import run_module
 
@@ -30,14 +461,18 @@ BLANK = {
     "label": {"type": "str"},
 }
 CONFIG = {
-    "user_data": {"type": "str"},
-    "meta_data": {"type": "str"},
-    "network_config": {"type": "str"},
-    "vendor_data": {"type": "str"},
+    "user_data": {"type": "str", "no_log": True},
+    "meta_data": {"type": "str", "no_log": True},
+    "network_config": {"type": "str", "no_log": True},
+    "vendor_data": {"type": "str", "no_log": True},
 }
 IMPORT = {
     "path": {"type": "path", "required": True},
-    "format": {"type": "str", "required": True},
+    "format": {
+        "type": "str",
+        "choices": ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "iso"],
+        "required": True,
+    },
 }
 DISK = {
     "instance": {"type": "str", "required": True},
@@ -46,7 +481,7 @@ DISK = {
     "size": {"type": "str"},
     "image": {"type": "str"},
     "blank": {"type": "dict", "options": BLANK},
-    "config": {"type": "dict", "options": CONFIG, "no_log": False},
+    "config": {"type": "dict", "options": CONFIG},
     "import_from": {"type": "dict", "options": IMPORT},
     "clone": {"type": "str", "choices": ["overlay", "reflink", "copy"]},
     "flattened": {"type": "bool", "default": False},
@@ -59,18 +494,17 @@ DISK = {
     "discard": {"type": "str", "choices": ["unmap", "ignore"]},
     "serial": {"type": "str"},
 }
+ARGUMENTS = {
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "pool": {"type": "str"},
+    "disks": {"type": "list", "elements": "dict", "required": True, "options": DISK},
+    "uri": {"type": "str", "default": "qemu:///system"},
+}
 
 
-def main() -> None:
-    run_module(
-        {
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "pool": {"type": "str"},
-            "disks": {"type": "list", "elements": "dict", "required": True, "options": DISK},
-            "uri": {"type": "str", "default": "qemu:///system"},
-        },
-        task,
-    )
+def main():
+    """Run the module."""
+    run_module(ARGUMENTS, task, requires=requirements)
 
 
 if __name__ == "__main__":

@@ -189,7 +189,7 @@ def _check_origin(want: Wanted, origin: Mapping[str, Any], offer: Offer) -> None
     if not want.kind or not kind:
         return
     if kind == want.kind == "image":
-        same = want.content in (origin.get("name"), origin.get("image"), origin.get("key"))
+        same = want.content in [origin.get(name) for name in ("asked", "name", "image", "key")]
         if same or (offer.name and offer.name == origin.get("name")):
             return
     elif kind == want.kind and (kind == "config" or origin[kind] == want.content):
@@ -203,7 +203,7 @@ def _check_origin(want: Wanted, origin: Mapping[str, Any], offer: Offer) -> None
 def _called(kind: str, content: Any) -> str:
     """What a disk is, or is to be, in words."""
     if isinstance(content, Mapping):
-        content = content.get("name" if kind == "image" else kind)
+        content = content.get("name" if kind == "image" else kind, "")
     return {
         "image": f"a clone of image {content}",
         "blank": f"a blank disk ({content})",

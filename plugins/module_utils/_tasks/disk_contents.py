@@ -19,7 +19,8 @@ from .._backends.file import PRIVATE
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
-from .._ground.errors import BadInput, InUse, LostMetadata, NotFound
+from .._ground.errors import BadInput, InUse, LostMetadata, NotFound, UnsafeImage
+from .._ground.qcow2_foreign import foreign_flaw
 from .._ground.sources import SourceSpec
 from .._policy.disk_plan import Offer, Wanted
 from .._policy.sizes import LARGEST
@@ -69,7 +70,8 @@ def _cloned(session: Session, pool: Pool | None, want: Wanted, stocked: Stocked 
         if not session.check_mode:
             raise NotFound(problem)
         session.warnings.append(f"{problem} Check mode goes on as if an earlier task did.")
-    wish = DiskWish(want.instance, want.role, want.bytes, stocked.image.key if stocked else "", want.clone or "")
+    key = stocked.image.key if stocked else ""
+    wish = DiskWish(want.instance, want.role, want.bytes, key, want.clone or "", origin={"asked": want.content})
     if pool is None:
         return Recipe(Offer(stocked.size if stocked else 0, want.clone or ""), wish)
     how = want.clone or pool.capabilities.default_clone
@@ -141,6 +143,9 @@ def _adopted(session: Session, site: Site, pool: Pool, order: Order) -> Recipe:
     if holder is not None:
         raise BadInput(f"The volume {name} of pool {pool.name} already belongs to {holder}: it cannot be another disk.")
     size = session.run(_size(pool, volume))
+    flaw = foreign_flaw(order.path) if format == "qcow2" else ""
+    if flaw:
+        raise UnsafeImage(f"The volume {name} of pool {pool.name} cannot be adopted: {flaw}.")
     backing = session.run(_backing(pool, site.listing, volume)) if format == "qcow2" else ""
     if format == "raw":
         _check_free_to_move(session, pool, volume)

@@ -46,6 +46,14 @@ class Order:
         return self.want.instance, self.want.role
 
 
+def requirements(params: Fields) -> Sequence[str]:
+    """The Python modules that a task imports: config disks and imports need more than the rest."""
+    entries = params["disks"] if params["state"] == "present" else ()
+    config = ("pycdlib",) if any(entry["config"] is not None for entry in entries) else ()
+    imports = any(entry["import_from"] is not None for entry in entries)
+    return ("libvirt", *config, *(("oslo_utils.imageutils.format_inspector",) if imports else ()))
+
+
 def orders(params: Fields, warnings: list[str]) -> list[Order]:
     """Every disk of the task, each checked by itself and all together."""
     entries: Sequence[Fields] = params["disks"]
