@@ -8,14 +8,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, image_named, labels, listing_of, see_disk
 from .._ground.errors import BadInput, LostMetadata, StorageError
 from .._records.contract import Listing
-from .._records.types import ENDED, USABLE, Image, State
+from .._records.types import ENDED, USABLE, Image, State, is_id, taken_apart
 from .disk_wishes import Order
 from .session import Session, first_error
 
@@ -68,12 +69,14 @@ def look(session: Session, ordered: Sequence[Order]) -> list[Site]:
 
 
 def _look_into(session: Session, site: Site, pool: Pool) -> None:
+    inventory = look_at_volumes(session, pool)
     site.listing = session.run(listing_of(pool))
     ended = session.run_all([see_disk(pool, *order.slot, site.listing) for order in site.orders])
     first_error(ended)
     for order, each in zip(site.orders, ended):
         if each.value is not None:
             site.disks[order.slot] = each.value
+    refuse_lost(session, pool, inventory, site.listing, {order.slot for order in site.missing()})
     wanted = {order.want.content for order in site.orders if order.want.kind == "image"}
     if wanted:
         named = session.run(labels(pool))
@@ -81,6 +84,41 @@ def _look_into(session: Session, site: Site, pool: Pool) -> None:
             image = session.run(image_named(pool, name, site.listing, named))
             if image is not None:
                 site.stock[name] = Stocked(image, session.run(_size(pool, image)))
+
+
+def refuse_lost(
+    session: Session, pool: Pool, inventory: Collection[str], listing: Listing, slots: Collection[Slot]
+) -> None:
+    """A disk whose record was lost is neither made a second time nor passed over. Its volume bears the id of a record
+    that is not there, or that has no state, also when it is looked at again: a state that moves may be missed once.
+
+    ``slots`` are instances and roles; no role stands for all. ``inventory`` is older than ``listing``.
+    """
+    suspects = []
+    for name in inventory:
+        record_id = os.path.splitext(os.path.basename(name))[0]
+        if listing.state(record_id) in (None, State.MOVING) and is_id(record_id):
+            place = taken_apart(record_id)
+            if (place.instance, place.role) in slots or (place.instance, "") in slots:
+                suspects.append((record_id, name))
+    again = session.run(listing_of(pool)) if suspects else listing
+    for record_id, name in suspects:
+        if again.state(record_id) in (None, State.MOVING):
+            place = taken_apart(record_id)
+            raise LostMetadata(
+                f"The volume {name} of pool {pool.name} is the disk {place.role} of {place.instance} by its name, and "
+                "its record is lost: restore it with disk_metadata state=rebuilt, or remove the volume.",
+                id=record_id,
+            )
+
+
+def look_at_volumes(session: Session, pool: Pool) -> Collection[str]:
+    """The names of all volumes. Looked at before a listing, so that each has a record which that shows."""
+    return set(session.run(_inventory(pool)))
+
+
+async def _inventory(pool: Pool) -> Collection[str]:
+    return await pool.volumes.inventory()
 
 
 async def _size(pool: Pool, image: Image) -> int:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from .._algorithms.cache import fill, look_up
@@ -17,13 +17,13 @@ from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk_by_id
 from .._ground.drive import Ended
 from .._ground.errors import InUse, NotFound, StorageError
-from .._policy.disk_plan import Found, Offer, Wanted, plan
+from .._policy.disk_plan import Found, Offer, plan
 from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
 from .disk_contents import Recipe, recipe
 from .disk_result import changed, describe, described_fully, foreseen, with_targets
-from .disk_site import Site, Slot, look, refuse_elsewhere
+from .disk_site import Site, Slot, look, look_at_volumes, refuse_elsewhere, refuse_lost
 from .disk_wishes import Order, orders
 from .session import Session, first_error
 
@@ -202,8 +202,10 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
     for name in dict.fromkeys(order.want.pool for order in ordered):
         pool = session.open(name, make=False)
         if pool is not None:
-            listing = session.run(listing_of(pool))
-            ids = _meant(listing, [order.want for order in ordered if order.want.pool == name])
+            inventory, listing = look_at_volumes(session, pool), session.run(listing_of(pool))
+            slots = {order.slot for order in ordered if order.want.pool == name}
+            refuse_lost(session, pool, inventory, listing, slots)
+            ids = _meant(listing, slots)
             ended = session.run_all([_see_to_remove(pool, record_id) for record_id in ids])
             first_error(ended)
             going.append((pool, [each.value for each in ended]))
@@ -217,14 +219,13 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
     return {**removals.to_result(), "disks": []}
 
 
-def _meant(listing: Listing, wanted: Sequence[Wanted]) -> list[str]:
+def _meant(listing: Listing, slots: Collection[Slot]) -> list[str]:
     """The disks of one role, or of all roles, of instances; removals that were cut short belong to them."""
-    slots = {(want.instance, want.role) for want in wanted}
     found = []
     for record_id, state in listing.states.items():
         name = taken_apart(record_id)
         standing = (state in USABLE or state is State.DELETING) and not name.image
-        if standing and not slots.isdisjoint(((name.instance, name.role), (name.instance, ""))):
+        if standing and ((name.instance, name.role) in slots or (name.instance, "") in slots):
             found.append(record_id)
     return sorted(found)
 
