@@ -291,7 +291,7 @@ def test_a_lock_excludes_until_it_is_released(bed: Bed) -> None:
     other = bed.another()
     assert bed.do(bed.records.pulse("l")) is None
     assert bed.do(bed.records.hold("l"))
-    assert bed.do(bed.records.hold("l")), "one's own lock is no obstacle"
+    assert not bed.do(bed.records.hold("l")), "two tasks of one process exclude each other, too"
     assert not other.do(other.records.hold("l"))
     assert other.do(other.records.hold("another"))
     assert other.do(other.records.pulse("l")) is not None

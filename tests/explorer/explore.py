@@ -185,7 +185,10 @@ class Scheduler:
         if op.primitive in ("states", "references"):
             folder = "records" if op.primitive == "states" else op.args[0]
             views = self.world.views(me, folder)
-            self.begun[actor] = Begun(op, None, views[self.choices.pick(len(views)) if len(views) > 1 else 0])
+            picked = self.choices.pick(len(views)) if len(views) > 1 else 0
+            if picked == 0:
+                self.world.saw_fresh(me, folder)
+            self.begun[actor] = Begun(op, None, views[picked])
             return {}
         try:
             reply = self.world.begin(me, op)

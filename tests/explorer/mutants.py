@@ -261,7 +261,7 @@ MUTANTS = (
 """,
         """    debris = await find_debris(pool)
 """,
-        ("delete, delete, reclaim",),
+        ("delete, reclaim",),
     ),
     Mutant(
         "a dead adoption takes the volume with it",
@@ -273,8 +273,8 @@ MUTANTS = (
     Mutant(
         "two adoptions do not see each other",
         "disks",
-        "        if other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:\n",
-        "        if False:\n",
+        "        elif other.volume.name == disk.volume.name or other.volume.adopted == disk.volume.adopted:\n",
+        "        elif False:\n",
         ("two adoptions of one volume",),
     ),
     Mutant(
@@ -298,9 +298,9 @@ MUTANTS = (
         "an image is reported before its ready is durable",
         "cache",
         """            await pool.records.sync()
-            return Cached(found, made=False)
+            return Cached(turn, made=False)
 """,
-        """            return Cached(found, made=False)
+        """            return Cached(turn, made=False)
 """,
         ("two fills",),
     ),

@@ -210,6 +210,7 @@ def scenarios(algorithms: Algorithms) -> dict[str, Callable[[], Stage]]:
         "fill, clone, retire": play([(x, ready)], lambda s: [[s.clone("n")], [s.retire(x), s.fill()]]),
         "bad fill, good fill": play([], lambda s: [[s.fill(source="bad")], [s.fill()]], lambda s: [[s.fill()]]),
         "delete, retire": play([(x, ready), (a, ready)], lambda s: [[s.delete(a)], [s.retire(x)]]),
+        "delete, reclaim": play([(x, ready), (a, ready)], lambda s: [[s.delete(a)], [s.reclaim()]]),
         "delete, delete, reclaim": play(
             [(x, ready), (a, ready)], lambda s: [[s.delete(a)], [s.delete(a)], [s.reclaim()]], lambda s: [[s.delete(a)]]
         ),

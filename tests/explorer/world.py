@@ -90,6 +90,7 @@ class World:
         self.epoch = 0
         self.faults = 0
         self.last_write: dict[tuple[int, str], int] = {}
+        self.last_seen: dict[tuple[int, str], int] = {}
 
     # What others may see
 
@@ -102,14 +103,17 @@ class World:
         self.history.setdefault(folder, []).append((self.step, self._folder(folder)))
 
     def views(self, actor: int, folder: str) -> list[Any]:
-        """What a listing by ``actor`` may show: the folder as it is, or as it was when the actor last wrote there."""
-        since = self.last_write.get((actor, folder), -1)
+        """What a listing by ``actor`` may show: the folder as it is, or as it was when the actor last wrote there or
+        last saw it fresh: what a host knows may be old, and does not grow older."""
+        since = max(self.last_write.get((actor, folder), self.epoch), self.last_seen.get((actor, folder), self.epoch))
         now = self._folder(folder)
         old = [view for step, view in self.history.get(folder, []) if step <= since]
-        if since < 0:
-            old = [view for step, view in self.history.get(folder, []) if step <= self.epoch]
         stale = old[-1] if old else ({} if folder == "records" else set())
         return [now] if stale == now else [now, stale]
+
+    def saw_fresh(self, actor: int, folder: str) -> None:
+        """The actor was shown the folder as it is."""
+        self.last_seen[(actor, folder)] = self.step
 
     def _change(self, actor: int, folder: str | None, change: Change) -> None:
         self.step += 1
@@ -143,6 +147,7 @@ class World:
         self.epoch = self.step
         self.history.clear()
         self.last_write.clear()
+        self.last_seen.clear()
         for folder in ["records", *self.seen.references]:
             self._remember(folder)
 
@@ -258,7 +263,7 @@ class World:
         return self.seen.facts.get(record_id, {})
 
     def _records_hold(self, actor: int, name: str) -> Outcome:
-        if self.locks.get(name, actor) != actor:
+        if name in self.locks:
             return refused("held")
         self.locks[name] = actor
         return DONE

@@ -74,25 +74,29 @@ async def fill(pool: Pool, wish: ImageWish) -> Cached:
     Everybody else waits, for a dead filler no longer than a lease.
     """
     while True:
-        lock = await _turn(pool, wish.key)
-        found = await look_up(pool, wish.key)
-        if found is None and lock is not None:
-            found = await _fill_now(pool, wish, lock)
-            if found is not None:
-                return Cached(found, made=True)
-        elif lock is not None:
-            await pool.records.release(lock)
-        if found is not None:
+        turn = await _turn(pool, wish.key)
+        if isinstance(turn, Image):
             await pool.records.sync()
-            return Cached(found, made=False)
+            return Cached(turn, made=False)
+        found = await look_up(pool, wish.key)
+        if found is None:
+            made = await _fill_now(pool, wish, turn)
+            if made is not None:
+                return Cached(made, made=True)
+        else:
+            await pool.records.release(turn)
 
 
-async def _turn(pool: Pool, key: str) -> str | None:
-    """The lock under which it is our turn to fill; None when the image is ready meanwhile."""
+async def _turn(pool: Pool, key: str) -> str | Image:
+    """The lock under which it is our turn to fill, the records listed afresh; or the image, when it is ready."""
     generation = 0
-    while await look_up(pool, key) is None:
+    while True:
+        found = await look_up(pool, key)
+        if found is not None:
+            return found
         lock = "fill+%s+%d" % (key_hash(key), generation)
         if await pool.records.hold(lock):
+            await pool.records.probe()
             await _let_others_finish(pool, key)
             return lock
         if await outlived(pool, lock) and await pool.records.pulse(lock) is not None:
@@ -102,7 +106,6 @@ async def _turn(pool: Pool, key: str) -> str | None:
                     "%d fills of one image in pool %s stand still: end the processes that hold %s."
                     % (generation, pool.name, f"fill+{key_hash(key)}+*")
                 )
-    return None
 
 
 async def _let_others_finish(pool: Pool, key: str) -> None:

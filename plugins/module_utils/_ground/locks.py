@@ -33,10 +33,11 @@ class FileLocks:
         self._heart: threading.Thread | None = None
 
     def hold(self, name: str) -> bool:
-        """Take the lock without waiting; whether it is ours now."""
+        """Take the lock without waiting; whether it is the caller's now. Two tasks of one process exclude each other,
+        too: the second is refused."""
         with self._lock:
             if name in self._held:
-                return True
+                return False
         descriptor = self._taken(name)
         if descriptor is None:
             return False

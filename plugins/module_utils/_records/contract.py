@@ -116,6 +116,7 @@ class Records:
 
     def hold(self, name: str) -> Op[Outcome]:
         """Take the lock ``name`` for this process and its children, without waiting; beats while it is held.
+        Refused where anybody holds it, another task of this process included.
 
         Locks order work; they do not carry safety: a host that lost one is not told.
         """
