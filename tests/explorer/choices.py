@@ -58,4 +58,4 @@ def every(limit: int) -> Iterator[Choices]:
             last -= 1
         if last < 0:
             return
-        prefix = choices.taken[:last] + [choices.taken[last] + 1]
+        prefix = [*choices.taken[:last], choices.taken[last] + 1]

@@ -89,7 +89,8 @@ def test_a_broken_clause_is_caught(mutant: Mutant, tally: Tally) -> None:
             if story is not None:
                 tally.caught += 1
                 replayed = run(broken[name], Choices(story.choices), bounds)
-                assert replayed is not None and replayed.lines == story.lines, "the story does not replay"
+                assert replayed is not None
+                assert replayed.lines == story.lines, "the story does not replay"
                 return
     pytest.fail("no schedule showed that %s" % mutant.label)
 
