@@ -175,6 +175,8 @@ async def _record(pool: Pool, wish: DiskWish, image: Image | None, image_size: i
     volume = capabilities.disk_volume(record_id, format)
     if wish.native:
         volume = Volume(wish.name or volume.name, format, wish.native)
+        if wish.found:
+            origin["found"] = wish.found
     return Disk(
         id=record_id,
         instance=wish.instance,

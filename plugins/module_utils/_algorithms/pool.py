@@ -62,7 +62,9 @@ async def settle(pool: Pool, record: Record, was: State, now: State) -> bool:
         return True
     if state is was:
         await withdraw(pool, record, was)
-    elif state is not State.DELETING and not rules.is_adoption(record):
+    elif rules.is_adoption(record):
+        await give_back(pool, record)
+    elif state is not State.DELETING:
         await pool.volumes.remove(record.volume)
     return False
 
@@ -98,10 +100,20 @@ async def finish(pool: Pool, record: Record, state: State) -> None:
                 "Stop what uses it and run the task again.",
                 volume=record.volume.name,
             )
+    elif rules.is_adoption(record):
+        await give_back(pool, record)
     if isinstance(record, Disk) and record.backing is not None:
         await pool.records.unrefer(record.backing, record.id)
     if state is State.DELETING:
         await pool.records.swap(record.id, State.DELETING, State.GONE)
+
+
+async def give_back(pool: Pool, record: Record) -> None:
+    """Take our name away from a volume whose adoption came to nothing. The one under which it was found stays; where
+    that is gone, ours stays."""
+    found = rules.found_at(record)
+    if found is not None:
+        await pool.volumes.leave(record.volume.name, found)
 
 
 async def outlived(pool: Pool, lock: str) -> bool:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .._ground.errors import LostMetadata, NewerSchema, StorageError
@@ -18,7 +19,7 @@ from .._records.contract import Listing
 from .._records.types import Image, Record, State, taken_apart
 from . import rules
 from .cache import ready_images, retire
-from .pool import Pool, end_stateless, finish, take_over
+from .pool import Pool, end_stateless, finish, give_back, take_over
 
 UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIRED, State.MOVING})
 """States in which a record may need somebody to bring it to its end."""
@@ -79,7 +80,19 @@ async def find_debris(pool: Pool) -> list[Debris]:
             if record is not None and record.volume.name in inventory and not rules.is_adoption(record):
                 sentence = f"remove the volume {record.volume} beside its ended record"
                 found.append(Debris(record_id, state, sentence, record=record))
+        elif state is State.RELEASED:
+            record = await _readable(pool, record_id)
+            if record is not None and _has_two_names(record, inventory):
+                sentence = f"give back {record.volume}, whose adoption came to nothing"
+                found.append(Debris(record_id, state, sentence, record=record))
     return found
+
+
+def _has_two_names(record: Record, inventory: Mapping[str, str]) -> bool:
+    """Whether a volume that is not ours stands under our name as well as under the one at which it was found."""
+    found = rules.found_at(record)
+    ours = inventory.get(record.volume.name)
+    return found is not None and ours is not None and ours == inventory.get(found.name)
 
 
 async def _unsettled(pool: Pool, record_id: str, state: State, listing: Listing) -> Debris:
@@ -126,6 +139,9 @@ async def _clear(pool: Pool, debris: Debris) -> bool:
     record, state = debris.record, debris.state
     if record is None:
         return False
+    if state is State.RELEASED:
+        await give_back(pool, record)
+        return True
     if state is State.GONE:
         return bool(await pool.volumes.remove(record.volume))
     if state is State.MOVING:

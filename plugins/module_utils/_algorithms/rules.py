@@ -9,9 +9,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from .._records.contract import Listing
-from .._records.types import ENDED, USABLE, Disk, Image, Record, State, is_id, taken_apart
+from .._records.types import ENDED, USABLE, Disk, Image, Record, State, Volume, is_id, taken_apart
 
 PROBE = "probe+"
 """Names of probes begin so; they are no references."""
@@ -67,6 +68,14 @@ def oldest(images: Sequence[Image]) -> Image | None:
 def is_adoption(record: Record) -> bool:
     """Whether the record's volume existed before the record did."""
     return bool(record.volume.adopted)
+
+
+def found_at(record: Record) -> Volume | None:
+    """The adopted volume under the name at which it was found, where ours is another."""
+    found = record.origin.get("found") if isinstance(record, Disk) else None
+    if not isinstance(found, str) or found in ("", record.volume.name):
+        return None
+    return replace(record.volume, name=found)
 
 
 def withdrawn(record: Record) -> State:
