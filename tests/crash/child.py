@@ -1,0 +1,200 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A process that does a task on a pool and is killed on its way: before an operation, at a system call within one, or
+while a program that it started runs. What is killed is forked here; nothing in the shipped code knows of it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.cache import Cached
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.disks import Made
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool import Pool, attend, depart
+from ansible_collections.virt.storage.plugins.module_utils._backends.file import PRIVATE, FileVolumes
+from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner, Running
+from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Ended, Reply, drive
+from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
+from ansible_collections.virt.storage.plugins.module_utils._records.folder import OWNER, FolderStore
+
+NAME = "p"
+LEASE = 0.4
+"""Seconds after which a holder that stands still counts as dead."""
+BEAT = 0.05
+WALL = 60
+"""Seconds after which a child ends itself: it waits for something that never comes."""
+
+Task = Coroutine[Op[Any], Any, Any]
+Act = Callable[[Pool], Sequence[Task]]
+
+CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "ftruncate", "fchmod", "pwrite", "write", "open")
+"""System calls that change something, as Python calls them; ``open`` only where it makes a file."""
+
+
+@dataclass(frozen=True)
+class Kill:
+    """``before`` the n-th operation, at the n-th ``call`` that would change something, or while the n-th ``program``
+    that writes to a volume is at work (it is stopped first, so that it still runs when its parent is gone)."""
+
+    where: str
+    number: int
+
+
+@dataclass
+class Lived:
+    """What became of a child. ``orphan`` is the process id of a program that was stopped and left behind."""
+
+    killed: bool
+    acknowledged: bool = False
+    made: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    programs: list[str] = field(default_factory=list)
+    orphan: int = 0
+
+
+def parts(root: str, runner: Runner) -> Parts:
+    """The pool in ``root``, as a process that begins opens it."""
+    records = FolderStore.make(os.path.join(root, PRIVATE), BEAT)
+    volumes = FileVolumes(root, runner, records.locks.inherited)
+    volumes.prepare()
+    return Parts(records, volumes)
+
+
+def run(root: str, act: Act, kill: Kill | None = None) -> Lived:
+    """Do a task in a process of its own, which dies as ``kill`` says; wait for its end."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _live(root, act, kill, writing)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as pipe:
+        told = [json.loads(line) for line in pipe]
+    _pid, status = os.waitpid(pid, 0)
+    lived = Lived(killed=os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+    for key, value in told:
+        if isinstance(value, str):
+            getattr(lived, key).append(value)
+        else:
+            setattr(lived, key, value)
+    assert lived.killed or os.waitstatus_to_exitcode(status) == 0, f"the child failed: {lived}"
+    return lived
+
+
+def _live(root: str, act: Act, kill: Kill | None, pipe: int) -> NoReturn:
+    signal.alarm(WALL)
+
+    def tell(key: str, value: Any) -> None:
+        line = json.dumps([key, value]) + "\n"
+        _WRITE(pipe, line.encode())
+
+    try:
+        runner = Stopping(kill.number if kill is not None and kill.where == "program" else 0, tell)
+        opened = parts(root, runner)
+        pool = Pool(NAME, opened.volumes.capabilities(), OWNER + secrets.token_hex(8), LEASE)
+        performer = Performer({NAME: opened})
+        count = itertools.count(1)
+
+        def perform(waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
+            if kill is not None and kill.where == "before" and next(count) == kill.number:
+                _die()
+            return performer(waiting)
+
+        if kill is not None and kill.where == "call":
+            _kill_at_call(kill.number)
+        _unwrap(drive([attend(pool)], perform))
+        ended = drive(act(pool), perform)
+        for each in ended:
+            if each.error is not None:
+                tell("errors", f"{type(each.error).__name__}: {each.error}")
+            elif isinstance(each.value, (Made, Cached)):
+                tell("made", str(each.value.disk if isinstance(each.value, Made) else each.value.image))
+        tell("acknowledged", all(each.error is None for each in ended))
+        _unwrap(drive([depart(pool)], perform))
+    except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as a second pytest
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(1)
+    os._exit(0)
+
+
+def _unwrap(ended: Sequence[Ended]) -> None:
+    for each in ended:
+        each.unwrap()
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    while True:  # until it arrives
+        time.sleep(1)
+
+
+_WRITE = os.write
+
+
+def _kill_at_call(number: int) -> None:
+    """From now on the ``number``-th call that changes something kills the process instead."""
+    count = itertools.count(1)
+
+    def deadly(call: Callable[..., Any], changes: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
+        def instead(*arguments: Any, **options: Any) -> Any:
+            if changes(*arguments) and next(count) == number:
+                _die()
+            return call(*arguments, **options)
+
+        return instead
+
+    for name in CALLS:
+        makes = (lambda _path, flags, *_: bool(flags & os.O_CREAT)) if name == "open" else (lambda *_: True)
+        setattr(os, name, deadly(getattr(os, name), makes))
+    fcntl.ioctl = deadly(fcntl.ioctl)
+
+
+class Stopping(Runner):
+    """Tells what it starts. The ``number``-th that writes is stopped at its work, and then this process is killed."""
+
+    def __init__(self, number: int, tell: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self._number, self._tell = number, tell
+        self._count = itertools.count(1)
+
+    def start(self, argv: Sequence[str], **options: Any) -> Running:
+        self._tell("programs", " ".join(argv[:2]))
+        running = super().start(argv, **options)
+        writes = argv[0] == "qemu-io" or argv[1:2] in (["convert"], ["resize"])
+        if writes and next(self._count) == self._number:
+            self._tell("orphan", stopped(running._process.pid))
+            _die()
+        return running
+
+
+def stopped(pid: int) -> int:
+    """Stop a program that is at its work: not before it has become itself and has written some. 0 if it has ended."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+                name, state = file.read().split()[1:3]
+            with open(f"/proc/{pid}/io", encoding="ascii") as file:
+                wrote = int(next(line for line in file if line.startswith("wchar:")).split()[1])
+        except OSError:
+            return 0
+        if state == "Z":
+            return 0
+        if name.startswith("(qemu") and wrote > 0:
+            break
+    os.kill(pid, signal.SIGSTOP)
+    return pid
