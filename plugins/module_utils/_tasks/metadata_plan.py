@@ -25,6 +25,8 @@ from .._policy.pool_xml import shown
 from .._records.types import USABLE, Disk, Image, State, taken_apart
 from .metadata_wishes import Statement
 
+ADOPTED = "adopted"
+"""Where the origin of a disk keeps the name under which its volume was found."""
 _ADOPTABLE_DAMAGED = frozenset({State.READY, State.FLAT, State.MOVING})
 """States in which a damaged record can be given up for a new one: nobody is at work on it."""
 
@@ -76,16 +78,16 @@ def replaced(statement: Statement, site: Site) -> set[str]:
 
 def decide(statement: Statement, site: Site, seen: Examined) -> Step:
     """The step for one statement; raises what stands in the way."""
-    if seen.stat is None:
+    owner = site.held.owner(statement.volume) or _moved(statement, site)
+    if seen.stat is None and owner is None:
         raise NotFound(f"The pool {site.pool} has no volume {shown(statement.volume)}: {seen.flaw}.")
-    owner = site.held.owner(statement.volume)
     if owner is not None:
         step = _managed(statement, site, seen, owner)
         if step is not None:
             return step
     _check_place(statement, site)
     _check_records(statement, site)
-    if seen.flaw:
+    if seen.stat is None or seen.flaw:
         raise BadInput(f"The volume {statement.volume} of pool {site.pool} cannot become a disk: {seen.flaw}.")
     image = _image(statement, site, seen)
     stays = statement.format != "raw" or not is_exposed(site.capabilities, statement.volume)
@@ -102,7 +104,7 @@ def decide(statement: Statement, site: Site, seen: Examined) -> Step:
         format=statement.format,
         backing=image.id if image else "",
         origin={
-            verb: statement.volume,
+            ADOPTED: statement.volume,
             **({"image": image.id, "key": image.key, "name": image.name} if image else {}),
         },
     )
@@ -125,6 +127,17 @@ def _adoption(statement: Statement, site: Site, image: Image | None, stays: bool
 
 
 # A volume that has a record
+
+
+def _moved(statement: Statement, site: Site) -> Disk | None:
+    """The disk that the stated volume became, if it moved when it was adopted."""
+    for record_id in _slot(statement, site):
+        disk = site.held.records.get(record_id)
+        if not isinstance(disk, Disk) or site.held.listing.state(record_id) not in USABLE:
+            continue
+        if disk.origin.get(ADOPTED) == statement.volume and disk.volume.name in site.held.inventory:
+            return disk
+    return None
 
 
 def _managed(statement: Statement, site: Site, seen: Examined, owner: object) -> Step | None:
@@ -151,7 +164,7 @@ def _managed(statement: Statement, site: Site, seen: Examined, owner: object) ->
         sentence = f"give the record {owner.id} its state again"
         plan = Plan((Action("revive", what, sentence),), {what: {"state": None}}, {what: {"state": "ready"}})
         return Step(plan, "revive", disk=owner)
-    if statement.volume != owner.volume.name:
+    if statement.volume != owner.volume.name and statement.volume in site.held.inventory:
         _check_unused(statement, site, seen)
         sentence = f"move {statement.volume} to {owner.volume.name}"
         before, after = {"names": [statement.volume, owner.volume.name]}, {"names": [owner.volume.name]}
