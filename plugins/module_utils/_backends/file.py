@@ -289,6 +289,8 @@ class FileVolumes:
             if live:
                 self._host.block_resize(live[0].domain, live[0].target, rounded(size))
                 return DONE
+        if volume.format == "qcow2":
+            self._image_below(volume)
         argv = ["qemu-img", "resize", "-q", "-f", volume.format, self._folder.path(volume.name), str(rounded(size))]
         self._run(argv)
         sync_files([self._folder.path(volume.name)])
@@ -301,12 +303,10 @@ class FileVolumes:
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
-        path = self._folder.path(volume.name)
-        with self._folder.open(volume, os.O_RDONLY) as descriptor:
-            named, size = image_below(descriptor, str(volume)), read_size(descriptor, str(volume))
-        if named is None:
+        image, size = self._image_below(volume)
+        if image is None:
             return ALREADY
-        image = self._folder.path(os.path.join(os.path.dirname(path), named))
+        path = self._folder.path(volume.name)
         copy_up(path, image, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
         sync_files([path])
         users = self.users(volume)
@@ -315,6 +315,15 @@ class FileVolumes:
         with self._folder.open(volume, os.O_RDWR) as descriptor:
             drop_pointer(descriptor, str(volume))
         return DONE
+
+    def _image_below(self, volume: Volume) -> tuple[str | None, int]:
+        """The image that a qcow2 file stands on, if any, and the file's size. Raises LostMetadata where that is no raw
+        file of this pool: qemu would open whatever the header names."""
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
+            named, size = image_below(descriptor, str(volume)), read_size(descriptor, str(volume))
+        if named is None:
+            return None, size
+        return self._folder.path(os.path.join(os.path.dirname(self._folder.path(volume.name)), named)), size
 
     def adopt(self, found: str, volume: Volume) -> Outcome:
         """See the contract. The inode tells that it is the file that was meant."""
