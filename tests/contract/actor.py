@@ -14,7 +14,8 @@ import json
 import subprocess
 import sys
 
-from ansible_collections.virt.storage.plugins.module_utils._records.types import State
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from ansible_collections.virt.storage.plugins.module_utils._records.types import State, Volume
 
 from .beds import open_at
 
@@ -58,9 +59,35 @@ def beget(address: str, name: str) -> None:
     sys.stdin.read()
 
 
+def touch(address: str, name: str, format: str) -> None:
+    """Do everything to a volume that can be done to somebody's disk."""
+    bed = open_at(address)
+    volume = Volume(name, format)
+    volumes = bed.volumes
+    size = bed.do(volumes.stat(volume)).size
+    ops = [
+        volumes.stat(volume),
+        volumes.pointer(volume),
+        volumes.inventory(),
+        volumes.users(volume),
+        volumes.grow(volume, 2 * size),
+        volumes.flatten(volume),
+        volumes.digest(volume),
+        volumes.sealed(volume),
+        volumes.remove(volume),
+    ]
+    for op in ops:
+        try:
+            tell(f"{op.primitive}: {bed.do(op)}")
+        except StorageError as error:
+            tell(f"{op.primitive}: {type(error).__name__}: {error}")
+
+
 def tell(word: str) -> None:
     print(word, flush=True)
 
 
 if __name__ == "__main__":
-    {"race": race, "rename": rename, "hold": hold, "beget": beget}[sys.argv[2]](sys.argv[1], *sys.argv[3:])
+    {"race": race, "rename": rename, "hold": hold, "beget": beget, "touch": touch}[sys.argv[2]](
+        sys.argv[1], *sys.argv[3:]
+    )
