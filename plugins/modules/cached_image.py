@@ -419,7 +419,7 @@ pruned:
         - id: image+debian-11+77a1c29b3d4e5f60+q3w5e7r9t2y4
           names: [debian-11]
           bytes: 1047527424
-          reason: not used for 2764800 seconds, and 2592000 are allowed
+          reason: last used at 2026-01-02T04:30:00Z, more than 2592000 seconds ago
       kept:
         - id: image+debian-12+1c0f4a9be2d73585+k7d2m4q9xa3e
           names: [debian-12]

@@ -12,6 +12,7 @@ go first, until every limit is met or nothing is left to give.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,7 +124,8 @@ def _protection(image: CachedImage, wanted: set[str]) -> str:
 def _excess(image: CachedImage, limits: Limits, total: int, count: int, free: int, now: float) -> str:
     """Why the image has to go, the least recently used of those that may; "" where it need not."""
     if limits.max_age and now - image.used > limits.max_age:
-        return f"not used for {int(now - image.used)} seconds, and {limits.max_age} are allowed"
+        last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(image.used))
+        return f"last used at {last}, more than {counted(limits.max_age, 'second')} ago"
     if limits.max_count and count > limits.max_count:
         return f"least recently used of {count} images, and {limits.max_count} are allowed"
     if not image.bytes:

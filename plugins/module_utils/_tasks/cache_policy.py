@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 import time
-from calendar import timegm
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 
 from .._algorithms.cache import Disposed, retire
 from .._algorithms.pool import Pool
@@ -156,7 +156,7 @@ def _as_policy(seen: SeenImage, named: Labels) -> CachedImage:
 def _seconds(moment: str) -> float:
     """Seconds since the epoch; a moment that cannot be read counts as now, so that nothing goes for it."""
     try:
-        return float(timegm(time.strptime(moment[:19], "%Y-%m-%dT%H:%M:%S")))
+        return datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc).timestamp()
     except ValueError:
         return time.time()
 
@@ -184,11 +184,12 @@ def verified(session: Session, params: Fields) -> Fields:
     for name in pool_names(params):
         pool = session.open(name, make=False)
         if pool is None:
+            _tell_missing(session, name, set(wanted))
             continue
-        images, known = session.run(_to_verify(pool, wanted))
-        problems += known
-        named = session.run(labels(pool))
-        for seen in images:
+        look: ToVerify = session.run(_to_verify(pool, wanted))
+        _tell_missing(session, name, look.missing)
+        problems += look.problems
+        for seen in look.images:
             problem = session.run(_verify(pool, seen))
             if problem is not None:
                 problems.append(problem)
@@ -197,37 +198,52 @@ def verified(session: Session, params: Fields) -> Fields:
             if not session.check_mode:
                 session.run(_conclude(pool, seen, problem))
             after = replace(seen, state=State.QUARANTINED) if steps.changed else seen
-            shown.append({**describe(session, pool, after, named), "sound": problem is None})
+            shown.append({**describe(session, pool, after, look.named), "sound": problem is None})
     result = {**Plan.join(plans).to_result(), "problems": problems, "images": shown}
     if problems:
         result.update(failed=True, msg=" ".join(problem["message"] for problem in problems))
     return result
 
 
-async def _to_verify(pool: Pool, wanted: Sequence[str]) -> tuple[list[SeenImage], list[Fields]]:
-    """The images to read, and the problems that can be told without that."""
-    listing, named = await listing_of(pool), await labels(pool)
+@dataclass
+class ToVerify:
+    """The images of a pool that have to be read, the names that stand for any, the problems that can be told without
+    reading, and what is wanted and not there."""
+
+    images: list[SeenImage] = field(default_factory=list)
+    named: Labels = field(default_factory=dict)
+    problems: list[Fields] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+
+
+async def _to_verify(pool: Pool, wanted: Sequence[str]) -> ToVerify:
+    listing = await listing_of(pool)
     broken: dict[str, str] = {}
-    chosen, problems = [], []
-    missing = set(wanted)
+    look = ToVerify(named=await labels(pool), missing=set(wanted))
     for seen in await seen_images(pool, listing, broken):
-        means = {seen.image.id, seen.image.key, *names_of(seen.image.id, named)}
-        missing -= means
+        means = {seen.image.id, seen.image.key, *names_of(seen.image.id, look.named)}
+        look.missing -= means
         if wanted and not means.intersection(wanted):
             continue
         if seen.state is State.READY or (seen.state is State.RETIRED and seen.references):
-            chosen.append(seen)
+            look.images.append(seen)
         elif seen.state is State.QUARANTINED:
-            problems.append(_problem(pool, seen.image.id, "quarantined", f"is quarantined; {_affected(seen)}"))
+            look.problems.append(_problem(pool, seen.image.id, "quarantined", f"is quarantined; {_affected(seen)}"))
     for record_id, message in broken.items():
         if not wanted or record_id in wanted:
-            missing.discard(record_id)
-            problems.append({"pool": pool.name, "id": record_id, "problem": "record_damaged", "message": message})
+            look.missing.discard(record_id)
+            problem = {"pool": pool.name, "id": record_id, "problem": "record_damaged", "message": message}
+            look.problems.append(problem)
+    return look
+
+
+def _tell_missing(session: Session, pool: str, missing: set[str]) -> None:
     if missing:
-        raise NotFound(
-            f"Pool {pool.name} has no image {' and no image '.join(sorted(missing))}: there is none to verify."
-        )
-    return chosen, problems
+        names = " and no image ".join(sorted(missing))
+        message = f"Pool {pool} has no image {names}: bring it in, or leave it out of images."
+        if not session.check_mode:
+            raise NotFound(message)
+        session.warnings.append(f"{message} Check mode goes on as if an earlier task did.")
 
 
 async def _verify(pool: Pool, seen: SeenImage) -> Fields | None:

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
@@ -164,24 +165,38 @@ def _spec(entry: Fields) -> SourceSpec:
 
 def _wanted(entry: Fields, spec: SourceSpec, bounds: Bounds, warnings: list[str] | None) -> Wanted:
     """An entry with its digest, as far as the task says it or asks for it to be found out."""
-    size = 0
+    size, digest = 0, ""
     try:
+        _need_files(entry)
         if not spec.is_url:
-            source = open_source(spec, bounds)
-            size = source.size or 0
-            source.close()
-        checksum = expected_checksum(spec, bounds)
-        digest = str(checksum or "")
-        if entry["refresh"] and not digest:
-            digest = f"sha256:{_digest_of(spec, bounds)}"
+            size = _size_of(spec, bounds)
     except NotFound as error:
-        if warnings is None or spec.is_url:
+        if warnings is None:
             raise
         warnings.append(f"{error.message} Check mode goes on as if an earlier task had brought it.")
-        digest = ""
+    else:
+        digest = str(expected_checksum(spec, bounds) or "")
+        if entry["refresh"] and not digest:
+            digest = f"sha256:{_digest_of(spec, bounds)}"
     if digest:
         spec = replace(spec, checksum=digest)
     return Wanted(entry["name"], spec, bounds, digest, entry["pinned"], size)
+
+
+def _need_files(entry: Fields) -> None:
+    for option in ("client_cert", "client_key", "ca_path", "checksum"):
+        path = entry[option] or ""
+        if path.startswith("/") and not os.path.isfile(path):
+            raise NotFound(f"The {option} of image {entry['name']}, {path}, does not exist or is no file.")
+
+
+def _size_of(spec: SourceSpec, bounds: Bounds) -> int:
+    """The size in bytes of a source on this host, which is seen to be a file that can be read."""
+    source = open_source(spec, bounds)
+    try:
+        return source.size or 0
+    finally:
+        source.close()
 
 
 def _digest_of(spec: SourceSpec, bounds: Bounds) -> str:

@@ -159,7 +159,7 @@ def test_verdicts_say_why():
         "it is pinned",
         "it is wanted",
         "it is quarantined",
-        "not used for 600 seconds, and 300 are allowed",
+        "last used at 1970-01-12T13:36:40Z, more than 300 seconds ago",
         "least recently used; the cache has 7.0 GiB, and 6.0 GiB are allowed",
         "least recently used; 3.0 GiB are free, and 9.0 GiB are asked for",
         "the cache is within its limits",
