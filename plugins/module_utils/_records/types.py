@@ -69,7 +69,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.GONE: frozenset(),
     State.RELEASED: frozenset(),
 }
-LONGEST_LIFE = 4
+LONGEST_LIFE = 5
 """The most moves that one record can make."""
 
 ENDED = frozenset({State.GONE, State.RELEASED})
