@@ -20,8 +20,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput
+from .command import Limits, Runner
+from .errors import BadInput
 
 _LIMITS = Limits(wall_seconds=600, cpu_seconds=300)
 _NAMESPACE = uuid.UUID("7f6f0a3e-3c0f-5e0c-9d58-0b7f6a2f4f11")

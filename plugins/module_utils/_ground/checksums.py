@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, SourceError
+from .errors import BadInput, SourceError
 
 LENGTHS = {"sha256": 64, "sha512": 128}
 """Algorithms that a checksum can be of, and how many hexadecimal digits each has."""

@@ -28,12 +28,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Union
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
+from .errors import (
     CommandFailed,
     MissingRequirement,
     OutOfSpace,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.qemu_img_rules import (
+from .qemu_img_rules import (
     UnsafeCommand,
     check_qemu_img,
 )

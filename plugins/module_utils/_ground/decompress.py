@@ -17,11 +17,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import CommandFailed, UnsafeImage
-from ansible_collections.virt.storage.plugins.module_utils._ground.headers import refuse
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import Reader, fill
+from .command import Limits, Runner
+from .digest import BLOCK
+from .errors import CommandFailed, UnsafeImage
+from .headers import refuse
+from .sources import Reader, fill
 
 _CHUNK = 1024**2
 _XZ_MEMORY = 80 * 1024**2  # bytes; `xz -9`, the most that its presets ask for, needs 65 MiB

@@ -16,7 +16,7 @@ import re
 import struct
 from collections.abc import Callable
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import UnsafeImage
+from .errors import UnsafeImage
 
 SECTOR = 512
 

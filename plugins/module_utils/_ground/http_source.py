@@ -27,9 +27,9 @@ from urllib.parse import urljoin, urlsplit
 
 from ansible.module_utils.urls import open_url
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound, SourceError
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import (
+from .bounds import Bounds
+from .errors import NotFound, SourceError
+from .sources import (
     SourceSpec,
     fill,
     origin,

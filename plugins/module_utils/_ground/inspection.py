@@ -35,16 +35,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ansible_collections.virt.storage.plugins.module_utils._ground import headers
-from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import INSPECTING, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
+from . import headers
+from .bounds import Bounds
+from .command import INSPECTING, Runner
+from .errors import (
     BadInput,
     CommandFailed,
     MissingRequirement,
     UnsafeImage,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.headers import SECTOR, refuse
+from .headers import SECTOR, refuse
 
 try:
     from oslo_utils.imageutils import format_inspector

@@ -30,20 +30,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
-from ansible_collections.virt.storage.plugins.module_utils._ground.checksums import Checksum
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Beat, Limits, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.decompress import Stream, decompressed
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import (
+from .bounds import Bounds
+from .checksums import Checksum
+from .command import Beat, Limits, Runner
+from .decompress import Stream, decompressed
+from .digest import (
     BLOCK,
     Buffer,
     ContentDigest,
     content_of_file,
     is_zero,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import OutOfSpace, SourceError, StorageError
-from ansible_collections.virt.storage.plugins.module_utils._ground.headers import refuse
-from ansible_collections.virt.storage.plugins.module_utils._ground.inspection import (
+from .errors import OutOfSpace, SourceError, StorageError
+from .headers import refuse
+from .inspection import (
     HEAD,
     Inspected,
     inspect,
@@ -53,14 +53,13 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.inspection im
     qemu_agrees,
     round_up,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.source_digests import HashedSource
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import (
+from .opening import expected_checksum, open_source
+from .source_digests import HashedSource
+from .sources import (
     Source,
     SourceSpec,
-    expected_checksum,
-    open_source,
 )
-from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane, Ring, WriteBack, with_beat
+from .work import Lane, Ring, WriteBack, with_beat
 
 STAGING_PREFIX = "virt-storage-staging-"
 """Staging files are unlinked as soon as they are open. One that is found was left in that moment, and is garbage."""

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, LostMetadata, StorageError
+from .errors import BadInput, LostMetadata, StorageError
 
 MAX_NAME = 1023
 """Longest backing file name that the format allows, in bytes."""

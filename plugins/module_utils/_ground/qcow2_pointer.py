@@ -24,9 +24,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground import qcow2
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
-from ansible_collections.virt.storage.plugins.module_utils._ground.qcow2 import Extension, Header
+from . import qcow2
+from .errors import StorageError
+from .qcow2 import Extension, Header
 
 _SECTOR = 512  # the largest write that a power loss leaves either undone or done
 _NAME_AT = struct.Struct(">QI")

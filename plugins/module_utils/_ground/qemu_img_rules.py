@@ -18,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from .errors import StorageError
 
 
 class UnsafeCommand(StorageError):

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, MissingRequirement
+from .errors import BadInput, MissingRequirement
 
 try:
     import pycdlib

@@ -15,10 +15,10 @@ from collections.abc import Collection
 from concurrent.futures import Future
 from typing import Any
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Beat
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, Buffer
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import Source
-from ansible_collections.virt.storage.plugins.module_utils._ground.work import Lane, Ring
+from .command import Beat
+from .digest import BLOCK, Buffer
+from .sources import Source
+from .work import Lane, Ring
 
 
 class HashedSource:

@@ -16,16 +16,16 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ansible_collections.virt.storage.plugins.module_utils._ground import checksums
-from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
-from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ZEROES, next_data
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, NotFound, SourceError
-from ansible_collections.virt.storage.plugins.module_utils._ground.headers import refuse
-from ansible_collections.virt.storage.plugins.module_utils._ground.inspection import canonical_format
+from . import checksums
+from .bounds import Bounds
+from .digest import BLOCK, ZEROES, next_data
+from .errors import BadInput, NotFound, SourceError
+from .headers import refuse
+from .inspection import canonical_format
 
 COMPRESSIONS = ("auto", "none", "gz", "xz", "zst")
 """What can be declared; ``auto`` goes by the end of the file's name."""
@@ -180,50 +180,6 @@ def fill(reader: Reader, buffer: bytearray) -> memoryview:
         view[filled : filled + len(data)] = data
         filled += len(data)
     return view[:filled]
-
-
-def open_source(spec: SourceSpec, bounds: Bounds) -> Source:
-    """Open what ``spec`` describes.
-
-    :raises SourceError: it cannot be read, or is larger than ``bounds`` allow.
-    :raises NotFound: there is no such file.
-    :raises UnsafeImage: it is not a plain file (check ``file_type``).
-    """
-    if spec.is_url:
-        # Only here: what reads files should not need the http client of Ansible.
-        from ansible_collections.virt.storage.plugins.module_utils._ground.http_source import HttpSource
-
-        return HttpSource(spec, bounds)
-    return LocalSource(spec, bounds)
-
-
-def expected_checksum(spec: SourceSpec, bounds: Bounds) -> checksums.Checksum | None:
-    """The checksum that is declared, fetched from its SUMS file if it stands in one."""
-    if spec.checksum is None:
-        return None
-    stated = checksums.declared(spec.checksum)
-    if stated is not None:
-        return stated
-    sums = replace(spec, location=spec.checksum, format="raw", compression="none", checksum=None)
-    if not (sums.is_url and spec.is_url and origin(sums.location) == origin(spec.location)):
-        sums = replace(
-            spec,
-            location=spec.checksum,
-            format="raw",
-            compression="none",
-            checksum=None,
-            headers={},
-            username=None,
-            password=None,
-            client_cert=None,
-            client_key=None,
-        )
-    source = open_source(sums, Bounds(checksums.MAX_SUMS_BYTES, bounds.max_virtual_size, bounds.timeout))
-    try:
-        text = b"".join(iter(lambda: source.read(BLOCK), b""))
-    finally:
-        source.close()
-    return checksums.from_sums(text.decode("utf-8", "replace"), spec.file_name, sums.shown)
 
 
 def origin(url: str) -> tuple[str, str, int]:

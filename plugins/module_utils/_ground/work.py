@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import BEAT_SECONDS, Beat
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import SourceError
+from .command import BEAT_SECONDS, Beat
+from .errors import SourceError
 
 R = TypeVar("R")
 

@@ -18,7 +18,8 @@ from .._ground.bounds import Bounds
 from .._ground.command import Beat
 from .._ground.digest import BLOCK
 from .._ground.errors import BadInput, NotFound
-from .._ground.sources import SourceSpec, expected_checksum, open_source
+from .._ground.opening import expected_checksum, open_source
+from .._ground.sources import SourceSpec
 from .._ground.work import with_beat
 from .._policy.plan import Fields
 from .._policy.sizes import parse_size

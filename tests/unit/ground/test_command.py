@@ -163,7 +163,7 @@ def test_too_slow_is_stopped_with_its_children(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed, match=r"longer than the 0\.4 seconds"):
         Runner().run(["sh", "-c", script], limits=Limits(wall_seconds=0.4, address_space=None))
     assert time.monotonic() - started < 10
-    assert _gone(int(marker.read_text()))
+    _until(lambda: _gone(int(marker.read_text())))  # a signal to a group reaches its last member in its own time
 
 
 def test_too_much_processor_time() -> None:
@@ -186,7 +186,7 @@ def test_beat_is_called_and_may_cancel(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         Runner().run(["sh", "-c", "echo $$ > %s; sleep 60" % marker], limits=FREE, beat=beat)
     assert max(later - earlier for earlier, later in zip(beats, beats[1:])) < 1
-    assert _gone(int(marker.read_text()))
+    _until(lambda: _gone(int(marker.read_text())))  # a signal to a group reaches its last member in its own time
 
 
 def test_child_of_a_killed_parent_keeps_the_lock(tmp_path: Path) -> None:

@@ -20,11 +20,8 @@ from webserver import Flaky, Handler, WebServer
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound, SourceError, StorageError
-from ansible_collections.virt.storage.plugins.module_utils._ground.sources import (
-    SourceSpec,
-    expected_checksum,
-    open_source,
-)
+from ansible_collections.virt.storage.plugins.module_utils._ground.opening import expected_checksum, open_source
+from ansible_collections.virt.storage.plugins.module_utils._ground.sources import SourceSpec
 
 BODY = bytes(range(256)) * 4000
 BOUNDS = Bounds(len(BODY), 2**30)

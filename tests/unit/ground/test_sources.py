@@ -18,10 +18,9 @@ from ansible_collections.virt.storage.plugins.module_utils._ground import checks
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ZEROES
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, NotFound, SourceError
+from ansible_collections.virt.storage.plugins.module_utils._ground.opening import expected_checksum, open_source
 from ansible_collections.virt.storage.plugins.module_utils._ground.sources import (
     SourceSpec,
-    expected_checksum,
-    open_source,
 )
 
 BOUNDS = Bounds(2**35, 2**35)
