@@ -23,8 +23,8 @@ from .scenarios import scenarios
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 SCENARIOS = scenarios(shipped())
 #: switches, faults -> schedules a scenario
-EVERY = {Bounds(1, 1): 6000 if FULL else 150, Bounds(2, 0): 2000 if FULL else 100}
-RANDOM = {Bounds(2, 1): 1500 if FULL else 100, Bounds(4, 2): 1500 if FULL else 100, Bounds(8, 0): 500 if FULL else 30}
+EVERY = {Bounds(1, 1): 6000 if FULL else 150, Bounds(2, 0): 1000 if FULL else 100}
+RANDOM = {Bounds(2, 1): 600 if FULL else 100, Bounds(4, 2): 600 if FULL else 100, Bounds(8, 0): 300 if FULL else 30}
 HUNT = (Bounds(2, 1), Bounds(4, 2), Bounds(8, 0))
 
 
