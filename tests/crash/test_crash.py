@@ -158,8 +158,12 @@ def test_a_fill_whose_qemu_img_goes_on_is_left_to_it(stage: Stage, large: Source
     assert first.killed
     assert first.orphan, "qemu-img was done before it could be stopped"
     try:
-        (theirs,) = parts(stage.root, Runner()).volumes.inventory()
+        pool = parts(stage.root, Runner())
+        (theirs,) = pool.volumes.inventory()
+        ((filling, state),) = pool.records.states().states.items()
+        assert pool.records.pulse(pool.records.read(filling).owner) is not None, "the program does not hold the lock"
         fine(run(stage.root, clear))
+        assert pool.records.states().state(filling) is state, "what is being made was reclaimed"
         assert theirs in parts(stage.root, Runner()).volumes.inventory(), "a volume was removed under its writer"
         began = time.monotonic()
         second = fine(run(stage.root, act))
@@ -192,8 +196,8 @@ def test_a_disk_that_an_orphan_writes_to_has_no_second_writer(
     if first.orphan:
         try:
             second = run(stage.root, act)
-            assert second.errors, "a second writer was let in"
-            assert not second.acknowledged
+            # A resize that was stopped behind its last write has nothing left to do for anybody.
+            assert second.errors or (what == "grow" and not second.programs), "a second writer was let in"
             for sentence in second.errors:
                 assert "in use" in sentence or "another process" in sentence, sentence
         finally:
