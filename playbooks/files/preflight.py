@@ -165,7 +165,7 @@ def look_at_programs(report: Report, pools: Sequence[dict[str, str]]) -> None:
 
 def look_at_libvirt(report: Report) -> list[dict[str, str]]:
     """Whether the daemon answers, how old it is, and which pools it has."""
-    code, text = run("virsh", "-q", "-c", URI, "version", "--daemon")
+    code, text = run("virsh", "-q", "-c", URI, "uri")
     if code == 127:
         report.problems.append(f"virsh is missing: install {report.package('libvirt-clients', 'libvirt-client')}.")
         return []
@@ -177,9 +177,13 @@ def look_at_libvirt(report: Report) -> list[dict[str, str]]:
             f"No libvirt daemon answers at {URI} ({reason}): start {service}, of {package}, and look into its log."
         )
         return []
+    _, text = run("virsh", "-q", "-c", URI, "version", "--daemon")
     for line in text.splitlines():
-        if line.startswith("Running against daemon"):
-            _expect(report, "libvirt", version_of(line))
+        if line.startswith(("Using library", "Running against daemon")):
+            _expect(report, "libvirt", version_of(line), line.partition(":")[0].lower())
+    if "emulator" in text:
+        package = report.package("qemu-system-x86", "qemu-kvm")
+        report.hints.append(f"libvirt finds no emulator, which guests need: install for example {package}.")
     pools = []
     for name in run("virsh", "-q", "-c", URI, "pool-list", "--all", "--name")[1].split("\n"):
         code, xml = run("virsh", "-q", "-c", URI, "pool-dumpxml", "--", name) if name.strip() else (1, "")
@@ -189,8 +193,8 @@ def look_at_libvirt(report: Report) -> list[dict[str, str]]:
     return pools
 
 
-def _expect(report: Report, what: str, version: tuple[int, ...]) -> None:
-    report.found.append(f"{what} is {dotted(version)}.")
+def _expect(report: Report, what: str, version: tuple[int, ...], how: str = "installed") -> None:
+    report.found.append(f"{what} is {dotted(version)} ({how}).")
     if version < OLDEST[what]:
         report.problems.append(f"{what} is {dotted(version)}: {dotted(OLDEST[what])} or newer is needed.")
 
