@@ -68,7 +68,10 @@ class Step:
 
 
 def replaced(statement: Statement, site: Site) -> set[str]:
-    """The damaged records that a rebuilt disk takes the place of: those of its role, and the one its volume names."""
+    """The damaged records that a rebuilt disk takes the place of: those of its role, and the one its volume names.
+    None where the disk is only to be adopted."""
+    if not site.rebuilt:
+        return set()
     damaged = {each for each in _slot(statement, site) if isinstance(site.held.unreadable.get(each), LostMetadata)}
     own = id_in(site.capabilities, statement.volume)
     if isinstance(site.held.unreadable.get(own), LostMetadata):
@@ -85,8 +88,9 @@ def decide(statement: Statement, site: Site, seen: Examined) -> Step:
         step = _managed(statement, site, seen, owner)
         if step is not None:
             return step
-    _check_place(statement, site)
     _check_records(statement, site)
+    _check_place(statement, site)
+    _check_replaced(statement, site)
     if seen.stat is None or seen.flaw:
         raise BadInput(f"The volume {statement.volume} of pool {site.pool} cannot become a disk: {seen.flaw}.")
     image = _image(statement, site, seen)
@@ -250,6 +254,10 @@ def _check_records(statement: Statement, site: Site) -> None:
                 "with state=rebuilt first, or in the same task.",
                 id=record_id,
             )
+
+
+def _check_replaced(statement: Statement, site: Site) -> None:
+    """Refuse to give up a damaged record that somebody may be at work on, or that is another volume's."""
     for record_id in replaced(statement, site):
         state = site.held.listing.state(record_id)
         if state not in _ADOPTABLE_DAMAGED:

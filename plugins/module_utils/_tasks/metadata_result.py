@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from .._algorithms.pool import Pool
-from .._algorithms.verify import Holdings, look
+from .._algorithms.verify import Holdings, id_in, look
 from .._policy.plan import Fields
 from .._records.types import Disk, Image, State, taken_apart
 from .metadata_plan import Step
@@ -35,7 +35,11 @@ async def described(pool: Pool) -> Fields:
         if record_id in held.references:
             shown["references"] = list(held.references[record_id])
         records.append(shown)
-    unmanaged = sorted(name for name in held.inventory if held.owner(name) is None)
+    unmanaged = sorted(
+        name
+        for name in held.inventory
+        if held.owner(name) is None and id_in(pool.capabilities, name) not in held.unreadable
+    )
     return {"pool": pool.name, "records": records, "unmanaged": unmanaged}
 
 
