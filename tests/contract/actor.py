@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Another process at work on a pool: ``python -m tests.contract.actor ADDRESS WHAT ...``.
+"""Another process at work on a pool: ``python -m contract.actor ADDRESS WHAT ...``.
 
 It tells on standard output what it does, one word a line, and goes on until its standard input ends or it is killed.
 """

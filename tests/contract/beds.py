@@ -21,6 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from explorer.world import CAPABILITIES as WORLD_CAPABILITIES
+from explorer.world import World
+
 from ansible_collections.virt.storage.plugins.module_utils._backends.contract import Capabilities, Volumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.file import FileVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Clockwork, Parts, Performer
@@ -38,9 +41,6 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
     disk_id,
     image_id,
 )
-
-from ..explorer.world import CAPABILITIES as WORLD_CAPABILITIES
-from ..explorer.world import World
 
 POOL = "p"
 MIB = 1 << 20
@@ -253,7 +253,7 @@ def program(*argv: str) -> str:
 def child_env() -> dict[str, str]:
     """The environment in which a Python process finds the collection and these tests."""
     root = Path(__file__).resolve().parents[2]
-    return {**os.environ, "PYTHONPATH": f"{root}/.work/tree:{root}"}
+    return {**os.environ, "PYTHONPATH": f"{root}/.work/tree:{root}/tests"}
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from contract.beds import FileBed, mounted
 
-from ..contract.beds import FileBed, mounted
 from .child import LEASE, Kill, Lived, parts, run
 from .pool_state import Runner, check
 from .scenarios import KEY, MIB, NAMES, DiskWish, Scenario, Sources, clear, disks, fill, make, on_disk, scenarios
