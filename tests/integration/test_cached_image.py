@@ -29,7 +29,15 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.virt.storage.plugins.module_utils._algorithms.disks import DiskWish, make
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound, StorageError
 from ansible_collections.virt.storage.plugins.module_utils._records.folder import FolderStore
-from ansible_collections.virt.storage.plugins.module_utils._records.types import ENDED, State, taken_apart
+from ansible_collections.virt.storage.plugins.module_utils._records.types import (
+    ENDED,
+    SUFFIX_LENGTH,
+    Image,
+    State,
+    Volume,
+    image_id,
+    taken_apart,
+)
 from ansible_collections.virt.storage.plugins.module_utils._tasks.cached_image import task as cached_image_task
 from ansible_collections.virt.storage.plugins.module_utils._tasks.session import Session
 from ansible_collections.virt.storage.plugins.modules.cached_image import ARGUMENTS
@@ -148,12 +156,9 @@ def seal(path):
 
 def fails(task, module="cached_image", **params):
     """The result of a task that has to fail with one sentence."""
-    try:
+    with pytest.raises(AssertionError) as failed:
         task(module, **params)
-    except AssertionError as failed:
-        told = failed.result
-    else:
-        pytest.fail("it did not fail")
+    told = failed.value.result
     assert "\n" not in told["msg"]
     assert "Traceback" not in json.dumps(told)
     return told
@@ -393,7 +398,7 @@ def test_credentials_reach_the_server_and_nothing_else(four, task, pool, web, jo
 
 
 def test_one_read_serves_every_pool(four, task, place, pool, web):
-    other, third = (task("libvirt_pool", type="dir", **place.pool())["pool"] for _ in range(2))
+    other, third = (task("libvirt_pool", type="dir", **place.pool())["pool"] for _unused in range(2))
     web.answers["/disk.raw"] = served(DISK)
     images = [image("web", web.url("/disk.raw"))]
     results = four("cached_image", pools=[pool["name"], other["name"], pool["name"]], images=images)
@@ -651,9 +656,11 @@ def small(place, task):
     subprocess.run(["mkfs.ext4", "-q", "-m", "0", disk], check=True)
     os.mkdir(folder, 0o711)
     subprocess.run(["mount", "-o", "loop", disk, folder], check=True)
-    yield task("libvirt_pool", type="dir", **params)["pool"]
-    task("libvirt_pool", name=params["name"], state="absent")
-    subprocess.run(["umount", folder], check=True)
+    try:
+        yield task("libvirt_pool", type="dir", **params)["pool"]
+        task("libvirt_pool", name=params["name"], state="absent")
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 def fill_up(folder):
@@ -679,6 +686,30 @@ def test_pruned_works_on_a_full_file_system(four, task, small, tmp_path):
     assert os.statvfs(small["path"]).f_bavail * 4096 >= 6 * MIB
     fill_up(small["path"])
     results = four("cached_image", state="absent", pools=[small["name"]], images=[{"name": "image-2"}])
+    assert volumes(small) == []
+
+
+def test_pruned_gives_up_no_image_for_room_that_dead_work_takes(four, task, small, tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(random.Random(1).randbytes(4 * MIB))
+    task("cached_image", pools=[small["name"]], images=[image("a", source)])
+    store = FolderStore.open(os.path.join(small["path"], ".virt-storage"))
+    name = image_id("dead", "source:/dead+raw", "a" * SUFFIX_LENGTH)
+    volume = Volume(f".virt-storage/images/{name}.raw", "raw")
+    dead = Image(name, "source:/dead+raw", "dead", "/dead", volume, "2026-01-01T00:00:00.000000Z", "owner+dead")
+    store.create(dead, State.FILLING)
+    Path(small["path"], volume.name).write_bytes(random.Random(2).randbytes(8 * MIB))
+    os.sync()
+    free = os.statvfs(small["path"]).f_bavail * os.statvfs(small["path"]).f_frsize
+    room = {"min_free": str(free + 6 * MIB)}
+    told = task("cached_image", check=True, **prune(small, cache=room))["pruned"][small["name"]]
+    assert (told["cleared"], told["removed"]) == ([f"take back {name}, whose maker died"], [])
+    # What is cleared and what is given up are told apart, also when both are done.
+    results = four("cached_image", **prune(small, cache={"min_free": str(free + 10 * MIB)}))
+    assert results.check["pruned"] == results.run["pruned"]
+    told = results.run["pruned"][small["name"]]
+    assert told["cleared"] == [f"take back {name}, whose maker died"]
+    assert [each["names"] for each in told["removed"]] == [["a"]]
     assert volumes(small) == []
 
 

@@ -24,7 +24,7 @@ from .._policy.sizes import counted, in_words
 from .._records.types import State
 from .image_result import Labels, describe, is_pinned, names_of, seen_images
 from .image_wishes import image_references, pool_names
-from .session import Session, first_error
+from .session import Session
 
 TAKING_ROOM = frozenset({State.READY, State.RETIRED, State.QUARANTINED})
 """States in which an image takes up room that a limit is about."""
@@ -112,14 +112,16 @@ async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> 
 
 
 def _prune(session: Session, cache: Cache) -> Pruned:
-    """Carry out what ``prune_plan`` says. What cannot go now stays, and is told."""
+    """Carry out what ``prune_plan`` says, one part after the other: reclaiming would finish what giving up has begun,
+    and tell it as its own. What cannot go now stays, and is told."""
+    done = Reclaimed()
+    if any(each.due for each in cache.debris):
+        (ended,) = session.work(cache.pool, [reclaim(cache.pool)])
+        done = ended.unwrap()
+    outcome = Pruned(list(cache.verdicts), done.cleared, done.left or _foreseen(cache).left)
     going = [(seen, verdict) for seen, verdict in zip(cache.images, cache.verdicts) if verdict.goes]
-    tasks = [_reclaimed(cache), *(retire(cache.pool, seen.image, seen.state) for seen, _verdict in going)]
-    ended = session.work(cache.pool, tasks)
-    first_error(ended[:1])
-    done: Reclaimed = ended[0].value
-    outcome = Pruned(list(cache.verdicts), done.cleared, done.left)
-    for (_seen, verdict), end in zip(going, ended[1:]):
+    ends = session.work(cache.pool, [retire(cache.pool, seen.image, seen.state) for seen, _verdict in going])
+    for (_seen, verdict), end in zip(going, ends):
         why = ""
         if isinstance(end.error, StorageError):
             why = end.error.message
@@ -129,10 +131,6 @@ def _prune(session: Session, cache: Cache) -> Pruned:
         if why:
             outcome.verdicts[outcome.verdicts.index(verdict)] = Verdict(verdict.image, False, why)
     return outcome
-
-
-async def _reclaimed(cache: Cache) -> Reclaimed:
-    return await reclaim(cache.pool) if any(each.due for each in cache.debris) else Reclaimed()
 
 
 def _foreseen(cache: Cache) -> Pruned:
