@@ -13,6 +13,7 @@ file. Locks order work and carry no safety: an NFS host that lost its lease is n
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -60,23 +61,23 @@ class FileLocks:
             except FileNotFoundError:
                 pass  # discarded between our opening and locking it: others would not see this lock
             except OSError as error:
-                os.close(descriptor)
+                _close(descriptor)
                 if error.errno in _CONFLICTS:
                     return None
                 raise
-            os.close(descriptor)
+            _close(descriptor)
 
     def release(self, name: str) -> None:
         """Give the lock back. The file stays: another process may be about to lock it."""
         with self._lock:
             descriptor = self._held.pop(name, None)
         if descriptor is not None:
-            os.close(descriptor)
+            _close(descriptor)
 
     def pulse(self, name: str) -> int | None:
         """None where nobody holds the lock; otherwise the holder's beat."""
         try:
-            descriptor = os.open(self._path(name), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:
@@ -120,3 +121,10 @@ class FileLocks:
                     os.pwrite(descriptor, b"%020d\n" % (int(beat or b"0") + 1), 0)
                 except (OSError, ValueError):
                     continue  # a lock that was lost: whoever waits judges by the beat that stands still
+
+
+def _close(descriptor: int) -> None:
+    """Close the file of a lock, which frees it whatever is said. On NFS the error of a beat that came after the lock
+    was lost is said here, also to others who open the file next; nothing was lost with that beat."""
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
