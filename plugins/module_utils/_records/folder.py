@@ -34,7 +34,7 @@ from .._ground.errors import BadInput, LostMetadata, NewerSchema, NotFound
 from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
-from .folder_files import check_own_folder, drop, names_in, new_file, read_file, seconds_since_named
+from .folder_files import check_own_folder, drop, look_afresh, names_in, new_file, read_file, seconds_since_named
 from .types import ENDED, SCHEMA, Record, State, from_json, is_id, to_json
 
 SCHEMA_DIGITS = 9
@@ -55,6 +55,7 @@ class FolderStore:
     def open(cls, root: str, beat_seconds: float = 2.0) -> FolderStore:
         """The store in ``root``; raises NotFound where there is none, NewerSchema where it is too new for us."""
         try:
+            look_afresh(os.path.dirname(root), root)
             schema = read_file(os.path.join(root, "schema")).strip()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There are no records in {root}.") from None
