@@ -140,7 +140,8 @@ def _pack_initramfs(stage: Path, modules: dict[str, bytes]) -> Path:
     (root / "bin").mkdir(parents=True)
     (root / "modules").mkdir()
     shutil.copy(shutil.which("busybox") or "/bin/busybox", root / "bin/busybox")
-    shutil.copy(INIT, root / "init")
+    # There is no other shell in there.
+    (root / "init").write_bytes(INIT.read_bytes().replace(b"#!/bin/sh", b"#!/bin/busybox sh", 1))
     (root / "init").chmod(0o755)
     for name, content in modules.items():
         (root / f"modules/{name}.ko").write_bytes(content)

@@ -177,7 +177,7 @@ def look_at_libvirt(report: Report) -> list[dict[str, str]]:
             f"No libvirt daemon answers at {URI} ({reason}): start {service}, of {package}, and look into its log."
         )
         return []
-    _, text = run("virsh", "-q", "-c", URI, "version", "--daemon")
+    _unused, text = run("virsh", "-q", "-c", URI, "version", "--daemon")
     for line in text.splitlines():
         if line.startswith(("Using library", "Running against daemon")):
             _expect(report, "libvirt", version_of(line), line.partition(":")[0].lower())
@@ -233,7 +233,7 @@ def mount_of(path: str) -> tuple[str, set[str], str]:
     found: tuple[str, set[str], str] = ("unknown", set(), "/")
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
         for line in lines:
-            mount, _, system = line.rstrip("\n").partition(" - ")
+            mount, _unused, system = line.rstrip("\n").partition(" - ")
             fields, (kind, _source, options) = mount.split(" "), system.split(" ", 2)
             where = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code.group(1), 8)), fields[4])
             within = path == where or path.startswith(where.rstrip("/") + "/")

@@ -11,10 +11,11 @@ module: disk_metadata
 short_description: Set, check and restore the records of disks
 description:
   - Every volume of a pool that belongs to an instance or to the image cache has a record in the pool, which says what
-    the volume is. Nothing is ever learnt by looking into the data of a volume, because its guest controls what is there.
-  - This module gives records to volumes that exist (O(state=present)), checks all records of a pool (O(state=verified)),
-    restores records that were lost (O(state=rebuilt)), and ends the management of a disk (O(state=absent)). It never
-    changes or removes the data of a volume.
+    the volume is. Nothing is ever learnt by looking into the data of a volume, because its guest controls what is
+    there.
+  - This module gives records to volumes that exist (O(state=present)), checks all records of a pool
+    (O(state=verified)), restores records that were lost (O(state=rebuilt)), and ends the management of a disk (O(state=absent)). It
+    never changes or removes the data of a volume.
   - Before anything is changed, all disks of the task are looked at. If one of them is refused, nothing is changed.
 author:
   - The virt.storage authors (@virt-storage)
@@ -53,10 +54,10 @@ options:
         (C(record_newer)), that it has a state when its volume exists (C(stateless)), and that it exists for each volume
         and each reference that bears its id (C(record_missing))."
       - "For each disk that is ready: that its volume exists (C(volume_missing)), is a regular file with the header of a
-        qcow2 file if its record says so (C(volume_damaged)), and is the file that was adopted (C(volume_replaced)); that
-        the image it needs has a record, is ready or retired, and has its volume (C(backing_missing)); that its reference
-        to the image exists (C(reference_missing)); that the header of a qcow2 volume names this image, or none when none
-        is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt refreshes
+        qcow2 file if its record says so (C(volume_damaged)), and is the file that was adopted (C(volume_replaced));
+        that the image it needs has a record, is ready or retired, and has its volume (C(backing_missing)); that its
+        reference to the image exists (C(reference_missing)); that the header of a qcow2 volume names this image, or none when
+        none is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt refreshes
         (C(raw_exposed))."
       - "For each image that is ready or retired: that its volume exists (C(volume_missing)) and cannot be written to
         (C(unsealed)). The content of images is checked by M(virt.storage.cached_image)."
@@ -92,8 +93,8 @@ options:
         type: str
       format:
         description:
-          - The format of the volume. It is never found out by a look at the volume, so it is needed for O(state=present)
-            and O(state=rebuilt).
+          - The format of the volume. It is never found out by a look at the volume, so it is needed for
+            O(state=present) and O(state=rebuilt).
           - A volume that is stated to be qcow2 has to have the header of one. Whether its data is in another file, it
             is encrypted, or its header leaves the format of its backing file open is looked up there, and refused.
         type: str

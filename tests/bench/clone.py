@@ -13,7 +13,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from measure import TREE, Row, empty_module, module, pool, show, turns
@@ -82,15 +81,15 @@ def qemu_img(folder: Path, image: str) -> None:
 
 
 def main(count: int) -> bool:
-    with pool() as (name, path), tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        (image,) = map(str, path.glob(".virt-storage/images/*.raw"))
+    with pool() as (name, path):
+        image = str(next(path.glob(".virt-storage/images/*.raw")))
 
         def wishes(turn: int) -> dict[str, object]:
             disks = [{"instance": f"vm{turn}-{number}", "image": "base", "size": str(SIZE)} for number in range(count)]
             return {"pool": name, "disks": disks}
 
         def folder(kind: str, turn: int) -> Path:
-            made = Path(scratch) / f"{kind}{turn}"
+            made = path.parent / f"{kind}{turn}"
             made.mkdir()
             return made
 

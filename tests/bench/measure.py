@@ -67,9 +67,9 @@ def turns(works: Mapping[str, Callable[[int], None]]) -> dict[str, float]:
     return {name: statistics.median(seen) for name, seen in taken.items()}
 
 
-def module(name: str, /, **params: Any) -> dict[str, Any]:
+def module(program: str, /, **params: Any) -> dict[str, Any]:
     """Run a module as a process of its own, as Ansible does; gives its answer."""
-    return _run(["-m", MODULE + name], params)
+    return _run(["-m", MODULE + program], params)
 
 
 def empty_module(**params: Any) -> None:
@@ -80,7 +80,9 @@ def empty_module(**params: Any) -> None:
 def _run(words: Sequence[str], params: Mapping[str, Any]) -> dict[str, Any]:
     given = json.dumps({"ANSIBLE_MODULE_ARGS": params})
     environment = {**os.environ, "PYTHONPATH": TREE}
-    done = subprocess.run([sys.executable, *words], env=environment, input=given, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *words], env=environment, input=given, capture_output=True, text=True, check=False
+    )
     answer: dict[str, Any] = json.loads(done.stdout or "{}")
     if done.returncode or answer.get("failed"):
         raise SystemExit(f"{words[-1]} failed: {answer.get('msg', done.stderr)}")

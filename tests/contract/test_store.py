@@ -107,7 +107,7 @@ def test_a_swap_whose_reply_was_lost_looks_refused_and_shows_in_the_listing(bed:
 
 
 def test_of_many_threads_that_swap_one_wins(bed: Bed) -> None:
-    beds = [bed.another() for _ in range(2)]
+    beds = [bed.another() for _unused in range(2)]
     targets = [State.READY, State.DELETING]
     for _turn in range(50):
         record = made(bed, bed.disk())

@@ -8,6 +8,7 @@ while a program that it started runs. What is killed is forked here; nothing in 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -184,6 +185,8 @@ class Stopping(Runner):
 def stopped(pid: int) -> int:
     """Stop a program that is at its work: not before it has become itself and has written some. 0 if it has ended."""
     deadline = time.monotonic() + 10
+    with contextlib.suppress(ProcessLookupError):
+        os.setpriority(os.PRIO_PROCESS, pid, 19)  # on a busy machine, it would be done before we look again
     while time.monotonic() < deadline:
         try:
             with open(f"/proc/{pid}/stat", encoding="ascii") as file:

@@ -50,7 +50,7 @@ def every(limit: int) -> Iterator[Choices]:
     The caller runs each to its end before it asks for the next one.
     """
     prefix: list[int] = []
-    for _ in range(limit):
+    for _unused in range(limit):
         choices = Choices(prefix)
         yield choices
         last = len(choices.taken) - 1

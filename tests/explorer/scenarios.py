@@ -100,7 +100,7 @@ class Script:
 
     def retire(self, what: Image, times: int = 1) -> Callable[[Any], Task]:
         async def act(pool: Any) -> None:
-            for _ in range(times):
+            for _unused in range(times):
                 await self.algorithms.cache.retire(pool, what, State.READY)
 
         return act

@@ -251,6 +251,7 @@ def play(tmp_path: Path) -> Callable[..., list[Result]]:
             },
             capture_output=True,
             text=True,
+            check=False,
             timeout=10 * LIMIT,
         )
         lines = [json.loads(line) for line in results.read_text().splitlines()]

@@ -192,7 +192,9 @@ class Tracer:
         argv = [*self._strace(), sys.executable, "-m", f"ansible_collections.virt.storage.plugins.modules.{module}"]
         environment = {**os.environ, "PYTHONPATH": str(TREE)}
         given = json.dumps({"ANSIBLE_MODULE_ARGS": params})
-        done = subprocess.run(argv, env=environment, input=given, capture_output=True, text=True, timeout=240)
+        done = subprocess.run(
+            argv, env=environment, input=given, capture_output=True, text=True, timeout=240, check=False
+        )
         return Modules.read(module, done.stdout, done.stderr)
 
     def _strace(self) -> list[str]:

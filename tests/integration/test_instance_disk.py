@@ -652,7 +652,7 @@ def test_a_thousand_disks_in_one_task(own: Store) -> None:
 
 def test_two_processes_make_the_same_disks_once(own: Store, task: Modules) -> None:
     disks = [{"instance": f"vm{number}", "image": "base"} for number in range(100)]
-    running = [task.start("instance_disk", pool=own.name, disks=disks) for _ in range(2)]
+    running = [task.start("instance_disk", pool=own.name, disks=disks) for _unused in range(2)]
     results: list[list[Result]] = []
     busy: list[str] = []
     for process in running:
@@ -756,7 +756,7 @@ def test_a_full_pool_and_a_read_only_one(task: Modules, place: Place) -> None:
         files = store.snapshot()
         said = store.failed({"instance": "more", "size": "8M", "image": "base", "clone": "copy"}).msg
         assert "free" in said
-        assert not [name for name, *_ in store.snapshot() - files if "disks/" in name]
+        assert not [name for name, *_unused in store.snapshot() - files if "disks/" in name]
         os.unlink(point / "filler")
         subprocess.run(["mount", "-o", "remount,ro", str(point)], check=True)
         files = store.snapshot()

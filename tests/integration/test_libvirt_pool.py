@@ -400,7 +400,7 @@ def test_a_full_file_system_is_told_in_one_sentence(task, new_pool, place):
 
 
 def test_two_at_once_make_one_pool(task, new_pool, libvirtd):
-    both = [task.start("libvirt_pool", type="dir", **new_pool) for _ in range(2)]
+    both = [task.start("libvirt_pool", type="dir", **new_pool) for _unused in range(2)]
     for process in both:
         process.communicate(timeout=60)
     assert task("libvirt_pool", type="dir", **new_pool)["changed"] is False

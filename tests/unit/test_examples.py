@@ -223,4 +223,4 @@ def test_a_wrong_example_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = ArgumentSpecValidator({"storage_pool_pools": VARIABLES["storage_pool_pools"]})
     assert mistakes(pools, {"storage_pool_pools": [{"name": "ssd", "kind": "dir"}]})
     misspelt = [{"roles": [{"vars": {"storage_pool_polls": []}}]}]
-    assert [name for name, _ in variables_in(misspelt)] == ["storage_pool_polls"]
+    assert [name for name, _unused in variables_in(misspelt)] == ["storage_pool_polls"]

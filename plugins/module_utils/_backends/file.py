@@ -146,7 +146,7 @@ class FileVolumes:
         try:
             found = users_of_files(paths, self._host.uses if self._host is not None else None)
         except (OSError, StorageError) as error:
-            return [Users(unknown=f"it cannot be told who uses it: {error}") for _ in batch]
+            return [Users(unknown=f"it cannot be told who uses it: {error}") for _unused in batch]
         return [Users(by=tuple(found.get(path, ()))) for path in paths]
 
     def users(self, volume: Volume) -> Users:

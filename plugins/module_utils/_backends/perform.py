@@ -45,7 +45,7 @@ class Clockwork:
 
     def fresh(self) -> str:
         """See the contract: 60 bits of chance."""
-        return "".join(secrets.choice(_ALPHABET) for _ in range(SUFFIX_LENGTH))
+        return "".join(secrets.choice(_ALPHABET) for _unused in range(SUFFIX_LENGTH))
 
     def now(self) -> str:
         """See the contract."""

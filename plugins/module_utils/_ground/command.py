@@ -129,7 +129,8 @@ class Running:
         self._process = process
         self._limits = limits
         self._started = time.monotonic()
-        assert process.stderr is not None
+        if process.stderr is None:
+            raise AssertionError
         self._err = _Drain(process.stderr, _KEPT_STDERR)
         self.stdin = process.stdin
         self.stdout = process.stdout

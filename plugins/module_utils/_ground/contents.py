@@ -42,7 +42,6 @@ class Content(Protocol):
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """Write it to every sink, durably. The facts: ``size`` and ``content``, and what else is worth keeping."""
-        ...
 
 
 @dataclass(frozen=True)

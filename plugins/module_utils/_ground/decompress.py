@@ -133,7 +133,8 @@ def _gunzip(compressed: _Input) -> Iterator[bytes]:
 def _unxz(compressed: _Input) -> Iterator[bytes]:
     member = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     while not member.eof:
-        out = member.decompress(compressed.next() if member.needs_input else b"", _CHUNK)
+        data = compressed.next() if member.needs_input else b""
+        out = member.decompress(data, _CHUNK)
         if out:
             yield out
     compressed.give_back(member.unused_data)
@@ -143,8 +144,10 @@ def _unzstd(source: Reader, runner: Runner) -> Iterator[bytes]:
     """By the ``zstd`` program: Python has its own only since 3.14."""
     pipe = subprocess.PIPE
     with runner.start(_ZSTD, limits=_ZSTD_LIMITS, stdin=pipe, stdout=pipe) as running:
-        assert running.stdin is not None
-        assert running.stdout is not None
+        if running.stdin is None:
+            raise AssertionError
+        if running.stdout is None:
+            raise AssertionError
         feeder = _Feeder(source, running.stdin)
         try:
             while chunk := os.read(running.stdout.fileno(), _CHUNK):

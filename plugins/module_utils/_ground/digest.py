@@ -95,7 +95,7 @@ def content_of_file(
         a further volume to write, say. The bytes are good only until it returns.
     """
     digest = ContentDigest(size)
-    buffers = [bytearray(BLOCK) for _ in range(_THREADS + 1)]
+    buffers = [bytearray(BLOCK) for _unused in range(_THREADS + 1)]
 
     def take(offset: int, buffer: bytearray) -> memoryview:
         view = _read_into(fd, offset, memoryview(buffer)[: min(BLOCK, size - offset)])

@@ -37,9 +37,20 @@ def refuse(check: str, message: str, **facts: object) -> UnsafeImage:
 def check_qcow2(head: bytes, size: int) -> None:
     """Encryption, features by name, and tables that lie in the file. ``size`` is that of the file in bytes."""
     _need_header(head)
-    version, _, _, cluster_bits, _, crypt, l1_entries, l1, refcounts, refcount_clusters, snapshots, snapshot_at = (
-        struct.unpack_from(">IQIIQIIQQIIQ", head, 4)
-    )
+    (
+        version,
+        _unused,
+        _unused,
+        cluster_bits,
+        _unused,
+        crypt,
+        l1_entries,
+        l1,
+        refcounts,
+        refcount_clusters,
+        snapshots,
+        snapshot_at,
+    ) = struct.unpack_from(">IQIIQIIQQIIQ", head, 4)
     if version not in (2, 3):
         raise refuse("subformat", "The image is version %d of qcow2; only 2 and 3 are accepted." % version)
     features = _field(">Q", head, 72) if version >= 3 else 0
@@ -98,7 +109,7 @@ def check_vmdk(head: bytes, size: int) -> None:
     if not head.startswith(b"KDMV"):
         raise refuse("subformat", "The VMDK does not hold its data itself; export it as streamOptimized.")
     _need_header(head)
-    capacity, _, descriptor, descriptor_sectors = struct.unpack_from("<QQQQ", head, 12)
+    capacity, _unused, descriptor, descriptor_sectors = struct.unpack_from("<QQQQ", head, 12)
     start = descriptor * SECTOR
     if start + descriptor_sectors * SECTOR > size:
         raise refuse("truncated", "The image ends within its VMDK descriptor; fetch it again.")

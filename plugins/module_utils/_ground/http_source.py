@@ -192,7 +192,7 @@ class HttpSource:
         extra = {}
         if self._position and self._validator:
             extra = {"Range": "bytes=%d-" % self._position, "If-Range": self._validator}
-        for _ in range(_MAX_REDIRECTS + 1):
+        for _unused in range(_MAX_REDIRECTS + 1):
             home = origin(url) == origin(spec.location)
             try:
                 return self._open(url, extra, home)

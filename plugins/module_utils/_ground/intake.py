@@ -78,15 +78,12 @@ class Sink(Protocol):
     def set_size(self, size: int) -> None:
         """Give it ``size`` bytes. Called before the first write, or, when a compressed or chunked raw source does
         not tell its size, after the last."""
-        ...
 
     def write(self, offset: int, data: Buffer) -> None:
         """Write all of ``data`` at ``offset``."""
-        ...
 
     def sync(self) -> None:
         """What was written is durable on return."""
-        ...
 
 
 @dataclass(frozen=True)

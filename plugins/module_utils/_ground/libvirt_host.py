@@ -179,7 +179,7 @@ class Host:
     def _status(self, pool: Any) -> PoolStatus:
         with _told(f"describe pool {pool.name()}"):
             persistent = bool(pool.isPersistent())
-            _, capacity, allocation, available = pool.info()
+            _unused, capacity, allocation, available = pool.info()
             return PoolStatus(
                 name=pool.name(),
                 uuid=pool.UUIDString(),

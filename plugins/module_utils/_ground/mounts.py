@@ -31,7 +31,7 @@ def mounted_at(path: str, table: str | None = None) -> Mount | None:
             table = lines.read()
     found = None
     for line in table.splitlines():
-        mount, _, system = line.partition(" - ")
+        mount, _unused, system = line.partition(" - ")
         where = _unescaped(mount.split(" ")[4])
         if where == path:
             kind, source, options = system.split(" ", 2)

@@ -41,23 +41,18 @@ class Source(Protocol):
 
     def read(self, size: int) -> bytes:
         """At least one byte and at most ``size``; none at the end."""
-        ...
 
     def block(self, buffer: bytearray) -> memoryview:
         """As many bytes as ``buffer`` holds, or what is left: in it, or, where the source has a hole, elsewhere."""
-        ...
 
     def check_unchanged(self) -> None:
         """Raise ``SourceError`` if the source is no longer what it was when it was opened."""
-        ...
 
     def cancel(self) -> None:
         """Make a ``read`` that waits in another thread fail soon."""
-        ...
 
     def close(self) -> None:
         """Let go of it."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,7 +114,7 @@ class SourceSpec:
         parts = urlsplit(self.location)
         userinfo, at, netloc = parts.netloc.rpartition("@")
         if at:
-            user, _, password = userinfo.partition(":")
+            user, _unused, password = userinfo.partition(":")
             object.__setattr__(self, "location", urlunsplit(parts._replace(netloc=netloc)))
             if self.username is None:
                 object.__setattr__(self, "username", unquote(user))
@@ -170,7 +165,6 @@ class Reader(Protocol):
 
     def read(self, size: int) -> bytes:
         """At least one byte and at most ``size``; none at the end."""
-        ...
 
 
 def fill(reader: Reader, buffer: bytearray) -> memoryview:

@@ -98,7 +98,9 @@ class Ring:
     """
 
     def __init__(self, count: int, size: int) -> None:
-        self._slots: deque[tuple[bytearray, Sequence[Future[Any]]]] = deque((bytearray(size), ()) for _ in range(count))
+        self._slots: deque[tuple[bytearray, Sequence[Future[Any]]]] = deque(
+            (bytearray(size), ()) for _unused in range(count)
+        )
 
     def next(self) -> bytearray:
         """A buffer to fill. Raises what the work on its last content raised."""

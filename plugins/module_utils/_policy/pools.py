@@ -140,8 +140,10 @@ def _new_definition(want: Wish) -> Definition:
         missing += [f"netfs.{name}" for name in ("host", "export") if not (want.netfs or {}).get(name)]
     if missing:
         raise BadInput(f"There is no pool {want.name}: say {', '.join(missing)} to have it made.")
-    assert want.type is not None
-    assert want.path is not None
+    if want.type is None:
+        raise AssertionError
+    if want.path is None:
+        raise AssertionError
     _check_netfs_belongs(want, want.type)
     nfs = NfsExport(**want.netfs) if want.netfs else None
     return Definition(checked_name(want.name), want.type, want.path, None, nfs)

@@ -139,7 +139,7 @@ def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
 def _look(session: Session, name: str, wanted: Sequence[Wanted]) -> Site:
     pool = session.open(name)
     if pool is None:
-        return Site(name, None, [Standing() for _ in wanted])
+        return Site(name, None, [Standing() for _unused in wanted])
     return Site(name, pool, session.run(_standings(pool, wanted)))
 
 

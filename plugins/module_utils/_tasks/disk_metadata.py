@@ -186,7 +186,8 @@ def _warn_of_definitions(session: Session, reader: Reader, statement: Statement)
 def _apply(session: Session, name: str, steps: Sequence[Step], damaged: dict[str, State]) -> None:
     """Carry out the steps. Damaged records go first, all of them: any might name the volume of another step."""
     pool = session.open(name)
-    assert pool is not None
+    if pool is None:
+        raise AssertionError
     if damaged:
         first_error(session.work(pool, [give_up(pool, damaged)]))
     first_error(session.work(pool, [_step(pool, step) for step in steps if step.verb]))
@@ -219,7 +220,8 @@ def _absent(session: Session, reader: Reader, wanted: Sequence[Fields]) -> Field
     plan = Plan.join(_release_plan(record_id, reader.pool.name, held) for record_id in ids)
     if plan.changed and not session.check_mode:
         pool = session.open(reader.pool.name)
-        assert pool is not None
+        if pool is None:
+            raise AssertionError
         first_error(session.work(pool, [_release(pool, record_id, held) for record_id in ids]))
     return {**plan.to_result(), "disks": []}
 

@@ -100,7 +100,7 @@ def describe(session: Session, pool: Pool, seen: SeenImage, named: Labels) -> Fi
 def foresee(pool: str, want: Wanted) -> Fields:
     """A wanted image as a run would make it. What only a run can tell is None."""
     unknown = ("id", "path", "format", "size", "allocated", "content", "created", "last_used", "verified")
-    algorithm, _, digits = want.digest.partition(":")
+    algorithm, _unused, digits = want.digest.partition(":")
     return {
         "pool": pool,
         "name": want.name,

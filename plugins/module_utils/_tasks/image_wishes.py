@@ -65,7 +65,7 @@ class Wanted:
             return False
         if not self.digest:
             return identity == self.identity
-        algorithm, _, digits = self.digest.partition(":")
+        algorithm, _unused, digits = self.digest.partition(":")
         return bool(seal.get("source_digests", {}).get(algorithm) == digits)
 
 

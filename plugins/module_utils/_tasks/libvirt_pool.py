@@ -205,7 +205,8 @@ class Carrier:
 
     @property
     def _path(self) -> str:
-        assert self.wished is not None
+        if self.wished is None:
+            raise AssertionError
         return self.wished.path
 
     def apply(self, steps: Plan) -> None:
@@ -220,7 +221,8 @@ class Carrier:
             done.append(action.sentence)
 
     def _define(self) -> None:
-        assert self.wished is not None
+        if self.wished is None:
+            raise AssertionError
         self.host.define(write(self.wished, onto=self.status.xml if self.status else None))
 
     def _start(self) -> None:

@@ -116,7 +116,7 @@ def test_a_check_run_writes_nothing_and_reads_all() -> None:
 
 
 def test_names_are_never_shared(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [each.value for each in done(Store(), *(HOST.fresh() for _ in range(50)))]
+    names = [each.value for each in done(Store(), *(HOST.fresh() for _unused in range(50)))]
     assert len(set(names)) == 50
     assert all(re.fullmatch("[a-z2-7]{12}", name) for name in names)
 
@@ -130,7 +130,7 @@ def test_sleepers_wait_once_for_the_shortest(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_times_are_in_order_as_text() -> None:
     clockwork = Clockwork()
-    times = [clockwork.now() for _ in range(3)]
+    times = [clockwork.now() for _unused in range(3)]
     assert times == sorted(times)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", times[0])
     assert clockwork.clock() <= clockwork.clock()

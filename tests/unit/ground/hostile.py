@@ -274,7 +274,7 @@ BEFORE_QEMU = [
     Hostile("wrong-checksum", "raw", raw_disk(), "checksum", checksum="sha256:" + "0" * 64),
     Hostile("wrong-checksum-staged", "qcow2", gzip.compress(qcow2()), "checksum", "gz", "sha512:" + "0" * 128),
     Hostile("symlink", "raw", lambda path: path.symlink_to(SECRET), "file_type"),
-    Hostile("named-pipe", "raw", lambda path: os.mkfifo(path), "file_type"),
+    Hostile("named-pipe", "raw", os.mkfifo, "file_type"),
     Hostile("directory", "raw", lambda path: path.mkdir(), "file_type"),
     Hostile("socket", "raw", listening_socket, "file_type"),
     Hostile("character-device", "raw", lambda path: os.mknod(path, 0o20600, os.makedev(1, 5)), "file_type"),

@@ -126,7 +126,7 @@ def test_input_output_and_journal(tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as target:
         assert runner.run(["sh", "-c", "echo hi; exit 3"], limits=FREE, stdout=target, ok=(0, 3)).rc == 3
     assert (tmp_path / "out").read_text() == "hi\n"
-    assert [(argv[0], rc) for argv, rc, _ in journal] == [("cat", 0), ("sh", 3)]
+    assert [(argv[0], rc) for argv, rc, _unused in journal] == [("cat", 0), ("sh", 3)]
 
 
 def test_failure_tells_the_last_line() -> None:

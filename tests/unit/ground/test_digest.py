@@ -115,7 +115,7 @@ def test_each_gets_the_blocks_in_order(tmp_path: Path) -> None:
 def test_beat_may_cancel(tmp_path: Path) -> None:
     fd = open_with(tmp_path / "a", b"x" * 3 * BLOCK)
     with pytest.raises(KeyboardInterrupt):
-        content_of_file(fd, 3 * BLOCK, beat=lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        content_of_file(fd, 3 * BLOCK, beat=lambda: (_unused for _unused in ()).throw(KeyboardInterrupt))
     os.close(fd)
 
 

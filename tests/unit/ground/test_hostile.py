@@ -92,7 +92,7 @@ def test_a_mutated_header_is_refused_or_accepted(
 ) -> None:
     """Nothing but an ``UnsafeImage`` comes out, whatever a header says."""
     image = model
-    for _ in range(data.draw(st.integers(1, 4))):
+    for _unused in range(data.draw(st.integers(1, 4))):
         offset = data.draw(st.one_of(st.integers(0, 600), st.integers(0, len(model) - 1)))
         value = data.draw(st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([0, 1, 2**31, 2**64 - 1]).map(
             lambda number: struct.pack(">Q", number))))  # fmt: skip

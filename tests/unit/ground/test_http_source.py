@@ -132,10 +132,10 @@ def test_redirects_in_a_circle(web: WebServer) -> None:
 def test_a_broken_connection_is_continued(web: WebServer) -> None:
     web.answers["/image"] = Flaky(BODY, 300_000)
     assert download(SourceSpec(web.url("/image"), "raw")) == BODY
-    assert [headers["Range"] for _, headers in web.requests] == [
+    assert [headers["Range"] for _unused, headers in web.requests] == [
         None, "bytes=300000-", "bytes=600000-", "bytes=900000-"
     ]  # fmt: skip
-    assert {headers["If-Range"] for _, headers in web.requests[1:]} == {'"one"'}
+    assert {headers["If-Range"] for _unused, headers in web.requests[1:]} == {'"one"'}
 
 
 def test_a_weak_tag_is_no_promise(web: WebServer) -> None:

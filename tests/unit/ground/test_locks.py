@@ -54,7 +54,7 @@ def test_a_pulse_is_none_without_a_holder_and_goes_on_with_one(folder: str) -> N
 
 def test_a_new_holder_never_shows_the_beat_of_the_last(folder: str) -> None:
     """Who waits for a lease judges by the beat: a new holder must not look like one that stands still."""
-    one, two, watcher = (FileLocks(folder, 3600) for _ in range(3))
+    one, two, watcher = (FileLocks(folder, 3600) for _unused in range(3))
     one.hold("l")
     before = watcher.pulse("l")
     one.release("l")

@@ -60,7 +60,7 @@ def test_who_has_it_open_under_any_name(path: str) -> None:
 def test_who_has_it_open_though_its_name_is_gone(path: str) -> None:
     os.link(path, path + ".other")
     with somebody(f"f = open({path!r})\nimport os\nos.unlink({path!r})") as pid:
-        (users,) = users_of_files([path + ".other"]).values()
+        users = users_of_files([path + ".other"])[path + ".other"]
         assert str(pid) in users[0]
 
 
@@ -68,7 +68,7 @@ def test_who_has_it_open_though_its_name_is_gone(path: str) -> None:
 def test_who_locks_bytes_of_it(path: str, kind: str) -> None:
     """A guest's qemu locks bytes behind 100, also where nothing of it can be seen in /proc: on another host."""
     with somebody(f"f = open({path!r}, 'r+b')\nfcntl.lockf(f, fcntl.{kind}, 1, 200)"):
-        (users,) = users_of_files([path]).values()
+        users = users_of_files([path])[path]
     assert any("locks it" in user for user in users)
 
 
