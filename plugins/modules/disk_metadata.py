@@ -14,8 +14,8 @@ description:
     the volume is. Nothing is ever learnt by looking into the data of a volume, because its guest controls what is
     there.
   - This module gives records to volumes that exist (O(state=present)), checks all records of a pool
-    (O(state=verified)), restores records that were lost (O(state=rebuilt)), and ends the management of a disk (O(state=absent)). It
-    never changes or removes the data of a volume.
+    (O(state=verified)), restores records that were lost (O(state=rebuilt)), and ends the management of a disk
+    (O(state=absent)). It never changes or removes the data of a volume.
   - Before anything is changed, all disks of the task are looked at. If one of them is refused, nothing is changed.
 author:
   - The virt.storage authors (@virt-storage)
@@ -56,9 +56,9 @@ options:
       - "For each disk that is ready: that its volume exists (C(volume_missing)), is a regular file with the header of a
         qcow2 file if its record says so (C(volume_damaged)), and is the file that was adopted (C(volume_replaced));
         that the image it needs has a record, is ready or retired, and has its volume (C(backing_missing)); that its
-        reference to the image exists (C(reference_missing)); that the header of a qcow2 volume names this image, or none when
-        none is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt refreshes
-        (C(raw_exposed))."
+        reference to the image exists (C(reference_missing)); that the header of a qcow2 volume names this image, or
+        none when none is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt
+        refreshes (C(raw_exposed))."
       - "For each image that is ready or retired: that its volume exists (C(volume_missing)) and cannot be written to
         (C(unsealed)). The content of images is checked by M(virt.storage.cached_image)."
       - "It reports without failing, under RV(reports): volumes without a record (C(volume_unmanaged)), and work that
