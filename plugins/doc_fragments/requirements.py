@@ -34,7 +34,7 @@ options: {}
 requirements:
   - oslo.utils 7.4.0 or newer, from version 10.1.0 with its extra C(image-inspection). Where the distribution's package
     (C(python3-oslo.utils)) is older, the role P(virt.storage.storage_pool#role) makes a virtual environment with it.
-  - C(xz) and C(zstd) for sources that are compressed with them (C(xz-utils) or C(xz), C(zstd))
+  - C(zstd) for sources that are compressed with it
 """
 
     # Modules that make configuration disks.

@@ -101,8 +101,13 @@ class Session:
 
     def open_all(self, names: Sequence[str]) -> list[Pool]:
         """The pools named; without names, every active pool of a type of ours that has records."""
-        wanted = dict.fromkeys(names) if names else self.names()
-        opened = [self.open(name, make=False) for name in wanted]
+        opened = []
+        for name in dict.fromkeys(names) if names else self.names():
+            try:
+                opened.append(self.open(name, make=False))
+            except NotFound:
+                if names:
+                    raise  # otherwise it was undefined since it was listed
         return [pool for pool in opened if pool is not None]
 
     def names(self) -> list[str]:
