@@ -102,12 +102,12 @@ class FolderStore:
             if standing is None:
                 fresh.append((record, state, new_file(self._path("new"), to_json(record))))
             outcomes.append(DONE if standing is None else standing)
-        sync_files([path for _record, _state, path in fresh])
-        for record, state, path in fresh:
-            if record.kind == "image":
-                self._reference_folder(record.id)  # now, and not when the pool is full and the image has to go
-            os.link(path, self._state_path(record.id, state))
-            os.rename(path, os.path.join(self._records, record.id))
+        try:
+            self._name(fresh)
+        except OSError:
+            for _record, _state, path in fresh:
+                drop(path)  # whoever tries again begins with files of its own
+            raise
         if fresh or ALREADY in outcomes:
             sync_folder(self._records)
         return outcomes
@@ -115,6 +115,15 @@ class FolderStore:
     def create(self, record: Record, state: State) -> Outcome:
         """See the contract."""
         return self.create_all([(record, state)])[0]
+
+    def _name(self, fresh: Sequence[tuple[Record, State, str]]) -> None:
+        """Give bodies that are written their two names."""
+        sync_files([path for _record, _state, path in fresh])
+        for record, state, path in fresh:
+            if record.kind == "image":
+                self._reference_folder(record.id)  # now, and not when the pool is full and the image has to go
+            os.link(path, self._state_path(record.id, state))
+            os.rename(path, os.path.join(self._records, record.id))
 
     def _standing(self, record: Record, state: State) -> Outcome | None:
         """What a record of this id that stands already means for creating it; None where there is none."""
