@@ -515,6 +515,17 @@ def test_two_names_for_one_image_keep_it_until_both_are_gone(four, task, pool, d
     assert not live_records(pool)
 
 
+def test_two_names_for_one_source_in_one_task_read_it_once(four, pool, web):
+    web.answers["/disk.raw"] = served(DISK)
+    images = [image("a", web.url("/disk.raw")), image("b", web.url("/disk.raw"))]
+    results = four("cached_image", pools=[pool["name"]], images=images)
+    assert results.run["actions"][1:] == [f"let the name b in pool {pool['name']} stand for what a brings in"]
+    assert len(web.requests) == 1
+    assert len(live_records(pool)) == 1
+    for result in results:
+        assert [each["names"] for each in result["images"]] == [["a", "b"]] * 2
+
+
 def test_two_processes_at_once_read_the_source_once(task, pool, web):
     begun, go = threading.Event(), threading.Event()
 

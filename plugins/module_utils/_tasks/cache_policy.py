@@ -120,7 +120,8 @@ def _prune(session: Session, cache: Cache) -> Pruned:
         done = ended.unwrap()
     outcome = Pruned(list(cache.verdicts), done.cleared, done.left or _foreseen(cache).left)
     going = [(seen, verdict) for seen, verdict in zip(cache.images, cache.verdicts) if verdict.goes]
-    ends = session.work(cache.pool, [retire(cache.pool, seen.image, seen.state) for seen, _verdict in going])
+    tasks = [retire(cache.pool, seen.image, seen.state) for seen, _verdict in going]
+    ends = session.work(cache.pool, tasks) if tasks else []
     for (_seen, verdict), end in zip(going, ends):
         why = ""
         if isinstance(end.error, StorageError):

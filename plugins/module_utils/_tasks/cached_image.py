@@ -80,24 +80,32 @@ def _present(session: Session, params: Fields) -> Fields:
     if joined.changed and not session.check_mode:
         _carry_out(session, wanted, sites, plans)
         sites = [_look(session, name, wanted) for name in names]
-    shown = [_show(session, site, want, standing) for site in sites for want, standing in zip(wanted, site.standings)]
+    shown = [
+        _show(session, site, want, standing, sorted(other.name for other in wanted if other.key == want.key))
+        for site in sites
+        for want, standing in zip(wanted, site.standings)
+    ]
     return {**joined.to_result(), "images": shown}
 
 
 def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str], Plan]:
     """The steps that give every pool every wanted image, by the names of both. Pure.
 
-    A source is read for one pool; the others copy from that.
+    A source is read for one pool, and for one name; the others copy from that, or share its image.
     """
     plans = {}
     for number, site in enumerate(sites):
+        brought: dict[str, str] = {}
         for place, (want, standing) in enumerate(zip(wanted, site.standings)):
-            if standing.image is None:
+            if standing.image is not None:
+                steps = _plan_label(site.name, want, standing)
+            elif brought.setdefault(want.key, want.name) != want.name:
+                steps = _plan_share(site.name, want, standing, brought[want.key])
+            else:
                 ready = [other.name for other in sites if other.standings[place].image is not None]
                 from_pool = next(iter([*ready, *(other.name for other in sites[:number])]), "")
-                plans[site.name, want.name] = _plan_fill(site.name, want, standing, from_pool)
-            else:
-                plans[site.name, want.name] = _plan_label(site.name, want, standing)
+                steps = _plan_fill(site.name, want, standing, from_pool)
+            plans[site.name, want.name] = steps
     return plans
 
 
@@ -111,13 +119,25 @@ def _plan_fill(pool: str, want: Wanted, have: Standing, from_pool: str) -> Plan:
         strategy, reason = "sibling", f"pool {from_pool} has it by then, so that its source need not be read"
     size = want.source_size
     action = Action("fill", what, sentence, bytes_to_read=size, bytes_to_write=size, strategy=strategy, reason=reason)
+    return Plan((action,), *_difference(what, want, have))
+
+
+def _plan_share(pool: str, want: Wanted, have: Standing, name: str) -> Plan:
+    """What another name of the task brings in is what this name is to stand for, too."""
+    what = f"image {want.name} in pool {pool}"
+    action = Action("label", what, f"let the name {want.name} in pool {pool} stand for what {name} brings in")
+    return Plan((action,), *_difference(what, want, have))
+
+
+def _difference(what: str, want: Wanted, have: Standing) -> tuple[dict[str, Fields], dict[str, Fields]]:
+    """What is before and after, where the name comes to stand for an image that is not there yet."""
     before: Fields = {"key": have.named.key} if have.named else {}
     after: Fields = {"key": want.key} if have.named else {"key": want.key, "state": "ready"}
     if want.pinned is not None and want.pinned != have.pinned:
         after["pinned"] = want.pinned
         if have.named:
             before["pinned"] = have.pinned
-    return Plan((action,), {what: before} if before else {}, {what: after})
+    return {what: before} if before else {}, {what: after}
 
 
 def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
@@ -177,14 +197,26 @@ def _carry_out(
         if site.pool is None or not todo:
             continue
         pool = site.pool
-        ended = session.work(pool, [_provide(session, pool, want, have, ready.get(want.name)) for want, have in todo])
-        for (want, _have), end in zip(todo, ended):
-            if end.error is None:
-                ready.setdefault(want.name, (pool, end.value))
-                done += [action.sentence for action in plans[site.name, want.name].actions]
-            elif isinstance(end.error, StorageError):
-                end.error.facts.setdefault("done", done)
-        first_error(ended)
+        for part in _by_turns(todo):
+            ended = session.work(pool, [_provide(session, pool, *each, ready.get(each[0].name)) for each in part])
+            for (want, _have), end in zip(part, ended):
+                if end.error is None:
+                    ready.setdefault(want.name, (pool, end.value))
+                    done += [action.sentence for action in plans[site.name, want.name].actions]
+                elif isinstance(end.error, StorageError):
+                    end.error.facts.setdefault("done", done)
+            first_error(ended)
+
+
+def _by_turns(todo: Sequence[tuple[Wanted, Standing]]) -> list[list[tuple[Wanted, Standing]]]:
+    """What can be done side by side. Of names that bring in one image the others come after the first, and find it."""
+    first: list[tuple[Wanted, Standing]] = []
+    after: list[tuple[Wanted, Standing]] = []
+    keys = set()
+    for want, have in todo:
+        (after if have.image is None and want.key in keys else first).append((want, have))
+        keys.add(want.key)
+    return [turn for turn in (first, after) if turn]
 
 
 async def _provide(
@@ -208,13 +240,13 @@ async def _sibling(session: Session, pool: Pool, image: Image) -> Sibling | None
     return Sibling(session.path(pool, image.volume.name), seal) if seal.get("content") else None
 
 
-def _show(session: Session, site: Site, want: Wanted, standing: Standing) -> Fields:
-    """A wanted image as it is now; in check mode, as it would be."""
+def _show(session: Session, site: Site, want: Wanted, standing: Standing, names: list[str]) -> Fields:
+    """A wanted image as it is now; in check mode, as it would be. ``names`` are those of the task that mean it."""
     if site.pool is None or standing.image is None:
-        return foresee(site.name, want)
+        return foresee(site.name, want, names)
     shown: Fields = session.run(describe_one(session, site.pool, standing.image.id))
     pinned = standing.pinned if want.pinned is None else want.pinned
-    return {**shown, "name": want.name, "names": sorted({want.name, *shown["names"]}), "pinned": pinned}
+    return {**shown, "name": want.name, "names": sorted({*names, *shown["names"]}), "pinned": pinned}
 
 
 # absent

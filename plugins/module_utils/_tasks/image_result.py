@@ -97,14 +97,14 @@ def describe(session: Session, pool: Pool, seen: SeenImage, named: Labels) -> Fi
     }
 
 
-def foresee(pool: str, want: Wanted) -> Fields:
-    """A wanted image as a run would make it. What only a run can tell is None."""
+def foresee(pool: str, want: Wanted, names: list[str]) -> Fields:
+    """A wanted image as a run would make it, with the names that it would have. What only a run can tell is None."""
     unknown = ("id", "path", "format", "size", "allocated", "content", "created", "last_used", "verified")
     algorithm, _unused, digits = want.digest.partition(":")
     return {
         "pool": pool,
         "name": want.name,
-        "names": [want.name],
+        "names": names,
         "key": want.key,
         "state": "ready",
         "source": want.spec.shown,
