@@ -12,7 +12,6 @@ A task is a plain function ``task(params, check_mode) -> result``. It knows noth
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Union
 
@@ -20,22 +19,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.parameters import remove_values
 
 from .._ground.errors import MissingRequirement, StorageError
+from .._ground.os_errors import told
 from .interpreter import ensure
 
 Params = dict[str, Any]
 Task = Callable[[Params, bool], dict[str, Any]]
 Requires = Union[Iterable[str], Callable[[Params], Iterable[str]]]
 Secrets = Callable[[Params], Iterable[str]]
-
-_CAUSES = {
-    errno.ENOSPC: "No space is left for {path}: free some on its file system and run the task again.",
-    errno.EDQUOT: "The disk quota leaves no space for {path}: raise it and run the task again.",
-    errno.EROFS: "The file system of {path} is read-only: make it writable and run the task again.",
-    errno.EACCES: "Access to {path} was denied: run the task as root (become: true), or let root write there "
-    "(an NFS export with root_squash does not).",
-    errno.ESTALE: "The NFS server no longer knows {path}: mount the pool anew and run the task again.",
-}
-_CAUSES[errno.EPERM] = _CAUSES[errno.EACCES]
 
 
 class _Module(AnsibleModule):  # type: ignore[misc]
@@ -87,7 +77,7 @@ def run_module(
     except StorageError as error:
         module.fail_json(msg=error.message, **error.facts)
     except OSError as error:
-        module.fail_json(msg=sentence(error), errno=error.errno)
+        module.fail_json(msg=told(error).message, errno=error.errno)
     else:
         for warning in result.pop("warnings", ()):
             module.warn(warning)
@@ -102,14 +92,3 @@ def _result(module: AnsibleModule, task: Task, requires: Requires) -> dict[str, 
             raise
         module.warn(error.message)
     return task(module.params, module.check_mode)
-
-
-def sentence(error: OSError) -> str:
-    """What an error of the operating system means for the reader, in one sentence."""
-    path = error.filename or "what the task writes"
-    if isinstance(path, bytes):
-        path = path.decode(errors="replace")
-    cause = _CAUSES.get(error.errno or 0)
-    if cause:
-        return cause.format(path=path)
-    return f"The operating system refused {path}: {error.strerror or error}."
