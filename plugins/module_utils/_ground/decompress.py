@@ -133,7 +133,7 @@ def _gunzip(compressed: _Input) -> Iterator[bytes]:
 def _unxz(compressed: _Input) -> Iterator[bytes]:
     member = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY)
     while not member.eof:
-        data = compressed.next() if member.needs_input else b""
+        data = compressed.next() if member.needs_input is True else b""
         out = member.decompress(data, _CHUNK)
         if out:
             yield out
