@@ -8,7 +8,7 @@ Both convert the same image, turn by turn in one run, so that whatever else the 
 2 GiB, with about 700 MiB of random data in it. Prints seconds, the ratio of the medians and that of the best turns,
 and the peak of memory. The floor hardly needs a processor, the intake two: measure on a machine that has them free.
 
-    python tests/bench/fill_floor.py DIRECTORY [ROUNDS]
+    ./dev bench fill [ROUNDS]
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
+
+from measure import Row, show
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
@@ -92,38 +96,38 @@ def timed(work: Callable[[], None], directory: str) -> float:
     return seconds
 
 
-def main(directory: str, rounds: int) -> None:
-    raw, qcow2, target = (os.path.join(directory, name) for name in ("source.raw", "source.qcow2", "target"))
-    make_image(raw)
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2], check=True)
-    for name, source in (("qcow2", qcow2), ("raw", raw)):
-        pairs = []
-        for turn in range(rounds + 1):
-            pair = (
-                timed(lambda: floor(source, name, target), directory),  # noqa: B023 - called at once
-                timed(lambda: intake(source, name, target), directory),  # noqa: B023
-                timed(lambda: intake(source, name, target, 2), directory),  # noqa: B023
-            )
-            if turn:  # the first one warms the page cache up for all
-                pairs.append(pair)
-        floors, intakes, doubles = (statistics.median(column) for column in zip(*pairs))
-        print(
-            "%-6s floor %.2f s  intake %.2f s  ratio %.2f  two pools %.2f s"
-            % (name, floors, intakes, intakes / floors, doubles)
+def measured(source: str, name: str, target: str, rounds: int) -> list[float]:
+    """Medians of the floor, of an intake, and of an intake into two pools."""
+    directory = os.path.dirname(target)
+    columns: list[list[float]] = [[], [], []]
+    for turn in range(rounds + 1):
+        works = (
+            partial(floor, source, name, target),
+            partial(intake, source, name, target),
+            partial(intake, source, name, target, 2),
         )
-        best_floor, best_intake = (min(column) for column in list(zip(*pairs))[:2])
-        print(
-            "        best: floor %.2f s  intake %.2f s  ratio %.2f"
-            % (best_floor, best_intake, best_intake / best_floor)
-        )
-        print("       ", "  ".join("%.2f/%.2f" % pair[:2] for pair in pairs))
-    mine, children = (
-        resource.getrusage(who).ru_maxrss // 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    print("peak memory: %d MiB, qemu-img %d MiB" % (mine, children))
-    for path in (raw, qcow2):
-        os.unlink(path)
+        for column, work in zip(columns, works):
+            seconds = timed(work, directory)
+            if turn:  # the first turn warms the page cache up for all
+                column.append(seconds)
+    return [statistics.median(column) for column in columns]
+
+
+def main(rounds: int) -> bool:
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="vst-bench-", dir="/var/tmp") as directory:
+        raw, qcow2, target = (os.path.join(directory, name) for name in ("source.raw", "source.qcow2", "target"))
+        make_image(raw)
+        subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2], check=True)
+        for name, source in (("qcow2", qcow2), ("raw", raw)):
+            bare, one, two = measured(source, name, target, rounds)
+            rows.append(Row(f"fill from {name}, 700 MiB of 2 GiB", one, bare, "<= 1.25", one <= 1.25 * bare))
+            rows.append(Row("  into two pools", two, bare))
+    reached = show(rows)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"peak memory: {peak} MiB (target < 150: {'met' if peak < 150 else 'MISSED'})")
+    return reached and peak < 150
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    sys.exit(0 if main(int(sys.argv[1]) if len(sys.argv) > 1 else 5) else 1)
