@@ -64,6 +64,8 @@ class Lived:
     made: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     programs: list[str] = field(default_factory=list)
+    started: list[int] = field(default_factory=list)
+    """The process ids of the programs."""
     orphan: int = 0
 
 
@@ -88,7 +90,7 @@ def run(root: str, act: Act, kill: Kill | None = None) -> Lived:
     _pid, status = os.waitpid(pid, 0)
     lived = Lived(killed=os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
     for key, value in told:
-        if isinstance(value, str):
+        if isinstance(getattr(lived, key), list):
             getattr(lived, key).append(value)
         else:
             setattr(lived, key, value)
@@ -175,6 +177,7 @@ class Stopping(Runner):
     def start(self, argv: Sequence[str], **options: Any) -> Running:
         self._tell("programs", " ".join(argv[:2]))
         running = super().start(argv, **options)
+        self._tell("started", running._process.pid)
         writes = argv[0] == "qemu-io" or argv[1:2] in (["convert"], ["resize"])
         if writes and next(self._count) == self._number:
             self._tell("orphan", stopped(running._process.pid))

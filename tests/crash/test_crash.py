@@ -116,7 +116,9 @@ def fine(lived: Lived) -> Lived:
 
 
 def converge(stage: Stage, scenario: Scenario, first: Lived) -> None:
-    """Run the same task again, then reclaim; everything must hold."""
+    """Run the same task again, when the programs that were left behind have ended, then reclaim; all must hold."""
+    for pid in first.started:
+        wait_for_end(pid)
     second = fine(run(stage.root, scenario.act))
     if first.acknowledged:
         assert second.made == first.made, "what was acknowledged is not what is there"
