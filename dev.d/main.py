@@ -34,8 +34,8 @@ from common import (
 from results import Result, show
 from suites import SUITES, run_molecule, run_suite
 
-DEFAULT_PARTS = ("lint", "unit", "contract", "interleavings", "sanity", "integration", "molecule")
-FULL_PARTS = (*DEFAULT_PARTS, "crash", "netfs")
+DEFAULT_PARTS = ("lint", "unit", "contract", "crash", "interleavings", "sanity", "integration", "molecule")
+FULL_PARTS = (*DEFAULT_PARTS, "netfs")
 
 # Seconds after which the parts that are left are given up. The default parts take under 40 minutes on two free cores;
 # the bound leaves room for a machine that is shared.
