@@ -311,7 +311,7 @@ def test_identities_differ_across_pools_too(store: Store, own: Store, tmp_path: 
         ({"size": "0", "blank": {}}, "'0' is not a size"),
         ({"size": "-1G", "blank": {}}, "'-1G' is not a size"),
         ({"size": "10X", "blank": {}}, "'10X' is not a size"),
-        ({"size": "3P", "blank": {}}, "at most"),
+        ({"size": "3P", "blank": {}}, "is 3.0 PiB, and a disk can have 2.0 PiB at most"),
         ({"size": "1M", "blank": {}, "clone": "copy"}, "nothing to clone"),
         ({"size": "1M", "blank": {}, "replace": True}, "is no config disk"),
         ({"size": "1M", "config": {}}, "leave size out"),

@@ -65,7 +65,7 @@ async def make(pool: Pool, wish: DiskWish) -> Made:
         why = await _attempt(pool, wish)
         if isinstance(why, Made):
             return why
-        await pool.host.sleep(0.05 * (attempt + 1))
+        await pool.host.sleep(rules.pause(pool.owner, pool.lease, attempt))
     raise Busy(
         f"The disk {wish.role} of {wish.instance} could not be made in pool {pool.name} in {ATTEMPTS} attempts: "
         f"{why}. Run the task again."

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,13 @@ PROBE = "probe+"
 
 FILL_GENERATIONS = 16
 """How many frozen fillers of one image are stepped over before we give up."""
+
+
+def pause(owner: str, lease: float, attempt: int) -> float:
+    """Seconds to wait before a disk is begun anew. Two processes that begin the same disks at once both withdraw: they
+    would meet again and again if their waits, which follow from their names, were alike."""
+    share = int.from_bytes(hashlib.sha256(f"{owner} {attempt}".encode()).digest()[:4], "big") / (1 << 32)
+    return lease * (attempt + 1) * (0.1 + share) / 20
 
 
 def reference_names(names: Iterable[str]) -> list[str]:

@@ -19,11 +19,13 @@ from .._ground.seed import check_seed, nocloud_seed, seed_digest, seed_iso
 from .._policy.disk_plan import Wanted
 from .._policy.disk_xml import Attachment, check_attachment
 from .._policy.plan import Fields
-from .._policy.sizes import parse_size
+from .._policy.sizes import in_words, parse_size
 from .._records.types import checked_instance, checked_role
 
 KINDS = {"image": "image", "blank": "blank", "config": "config", "import_from": "import"}
 """The options that say what a disk is made of, and what each is called from here on."""
+LARGEST = 1 << 51
+"""Bytes; the most that qcow2 holds in clusters of 64 KiB."""
 LONGEST_PATH = 4000
 """Bytes."""
 NO_FILE_SYSTEM = "no file system"
@@ -84,6 +86,9 @@ def _order(entry: Fields, default_pool: str | None, state: str, warnings: list[s
         raise BadInput(f"The {what} is to be made of {' and '.join(given)}: give one of them.")
     kind = KINDS[given[0]] if given else ""
     _check_fitting(entry, kind, what)
+    size = parse_size(entry["size"], f"size of {what}") if entry["size"] is not None else 0
+    if size > LARGEST:
+        raise BadInput(f"The size of {what} is {in_words(size)}, and a disk can have {in_words(LARGEST)} at most.")
     attachment = _attachment(entry, kind)
     check_attachment(attachment, what)
     want = Wanted(
@@ -91,7 +96,7 @@ def _order(entry: Fields, default_pool: str | None, state: str, warnings: list[s
         instance=instance,
         role=role,
         kind=kind,
-        size=parse_size(entry["size"], f"size of {what}") if entry["size"] is not None else 0,
+        size=size,
         clone=entry["clone"],
         flattened=entry["flattened"],
         replace=entry["replace"],
