@@ -22,7 +22,7 @@ from guest import make_boot_image
 EXAMPLE = ROOT / "docs" / "examples" / "quickstart"
 IMAGE = WORK / "quickstart" / "guest.raw"
 MARKER = "virt.storage quickstart"
-CONSOLE = Path("/var/log/libvirt/qemu/quickstart-web1-console.log")
+CONSOLE = Path("/var/log/libvirt/qemu/quickstart1-console.log")
 LIMIT = 30 * 60
 """Seconds that the playbook may take."""
 
