@@ -88,6 +88,10 @@ def main(count: int) -> bool:
             disks = [{"instance": f"vm{turn}-{number}", "image": "base", "size": str(SIZE)} for number in range(count)]
             return {"pool": name, "disks": disks}
 
+        def clear(turn: int) -> None:
+            gone = [{"instance": f"vm{turn}-{number}"} for number in range(count)]
+            module("instance_disk", pool=name, state="absent", disks=gone)
+
         def folder(kind: str, turn: int) -> Path:
             made = path.parent / f"{kind}{turn}"
             made.mkdir()
@@ -99,7 +103,8 @@ def main(count: int) -> bool:
                 "empty": lambda turn: empty_module(**wishes(turn)),
                 "bare": lambda turn: bare_writes(folder("bare", turn), count, image),
                 "qemu-img": lambda turn: qemu_img(folder("qemu", turn), image),
-            }
+            },
+            clear,
         )
     on_top = seconds["ours"] - seconds["empty"]
     scaled = seconds["qemu-img"] * count / SAMPLE

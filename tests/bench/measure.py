@@ -54,8 +54,13 @@ def show(rows: Sequence[Row]) -> bool:
     return all(row.met is not False for row in rows)
 
 
-def turns(works: Mapping[str, Callable[[int], None]]) -> dict[str, float]:
-    """The median of the seconds that each of ``works`` takes, in ``TURNS`` turns of all; each is told the turn."""
+def turns(
+    works: Mapping[str, Callable[[int], None]], clear: Callable[[int], None] = lambda _turn: None
+) -> dict[str, float]:
+    """The median of the seconds that each of ``works`` takes, in ``TURNS`` turns of all; each is told the turn.
+
+    ``clear`` comes after each turn and is not counted.
+    """
     taken: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(TURNS):
         for name, work in works.items():
@@ -63,6 +68,7 @@ def turns(works: Mapping[str, Callable[[int], None]]) -> dict[str, float]:
             started = time.monotonic()
             work(turn)
             taken[name].append(time.monotonic() - started)
+        clear(turn)
     print("  ".join(f"{name}: {', '.join(f'{each:.2f}' for each in seen)} s" for name, seen in taken.items()))
     return {name: statistics.median(seen) for name, seen in taken.items()}
 
