@@ -12,6 +12,8 @@ from typing import Any
 
 from .trace import Trace
 
+#: What libvirtd asks itself for a guest whose disk is of type "volume", as one test defines it: no format among it.
+BY_LIBVIRTD = {"virStorageVolLookupByName", "virStorageVolGetPath", "virStorageVolGetInfo"}
 #: Options that state a format, by sub-command: all of a group's alternatives count as one.
 STATED = {
     "info": [("-f",)],
@@ -60,4 +62,4 @@ def test_libvirt_was_never_asked_for_a_format(trace: Trace, task: Callable[..., 
     calls = trace.libvirt_calls()
     assert "virStoragePoolGetXMLDesc" in calls, "libvirtd's log noted nothing"
     of_volumes = {call for call in calls if call.startswith("virStorageVol") and not call.endswith("Dispose")}
-    assert of_volumes == set(), "libvirt's volume calls read formats, or are told them, and are not ours to make"
+    assert of_volumes <= BY_LIBVIRTD, "libvirt's volume calls read formats, or are told them, and are not ours to make"
