@@ -85,7 +85,8 @@ def bench(name: str, extra: list[str]) -> bool:
     setup()
     with libvirtd():
         words = [venv(), ROOT / "tests" / "bench" / f"{name}.py", *extra]
-        return run(words, root=True, env=venv_env(), check=False, timeout=FULL_LIMIT).returncode == 0
+        env = {**venv_env(), "PYTHONPATH": str(tree())}
+        return run(words, root=True, env=env, check=False, timeout=FULL_LIMIT).returncode == 0
 
 
 def daemon(action: str) -> bool:
