@@ -47,7 +47,7 @@ def stated(argv: list[str]) -> bool:
         return False
     if argv[0] == "rebase" and argv[argv.index("-b") + 1] and "-F" not in argv:
         return False
-    return all(any(option in argv for option in group) for group in STATED[argv[0]])
+    return argv[0] in STATED and all(any(option in argv for option in group) for group in STATED[argv[0]])
 
 
 def test_a_guess_would_be_seen() -> None:
