@@ -9,16 +9,19 @@
 Names are fresh, so no two actors ever make the same volume. Mutators are durable when they return. Formats come
 from records; only ``stat`` of a volume that the record calls qcow2 reads its header, and no primitive ever looks
 into data to learn what it is. A backend is a class with a method for each operation, same name, same arguments
-(and ``<name>_all`` for those that gain from a batch), plus ``capabilities()``. It passes ``tests/contract``.
+(and ``<name>_all`` for those that gain from a batch), and those of ``Backend``. It passes ``tests/contract``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+from .._ground.contents import RawReader
 from .._ground.ops import Facts, Op, Outcome
+from .._policy.disk_xml import Location
 from .._records.types import Volume
 
 
@@ -28,7 +31,9 @@ class Capabilities:
 
     ``image_name`` and the values of ``disk_names`` are patterns with ``{id}``; ``clones`` maps each way of cloning
     to the format of the disk it makes, the default first; a disk made in one of the ``independent`` ways needs no
-    image once it is made.
+    image once it is made. A volume is adopted in one of the formats of ``disk_names``; one of
+    ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
+    to be told of the image under its disk.
     """
 
     backend: str
@@ -37,6 +42,8 @@ class Capabilities:
     clones: Mapping[str, str]
     clone_reasons: Mapping[str, str] = field(default_factory=dict)
     independent: frozenset[str] = frozenset()
+    moves_adopted: frozenset[str] = frozenset()
+    spells_backing: bool = True
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""
@@ -155,3 +162,35 @@ class Volumes:
     def sweep(self) -> Op[list[str]]:
         """Clear temporary things that dead processes left; gives what was cleared."""
         return self._op("sweep")
+
+
+class Backend(Protocol):
+    """What a backend tells and does besides the primitives. Only ``prepare`` and ``clear`` change anything."""
+
+    def capabilities(self) -> Capabilities:
+        """What it offers."""
+
+    def prepare(self) -> None:
+        """Make what volumes need. Idempotent."""
+
+    def clear(self) -> None:
+        """Take away what ``prepare`` made, in a pool that holds nothing any more."""
+
+    def location(self, volume: Volume) -> Location:
+        """How a guest reaches the volume."""
+
+    def name_at(self, address: str) -> str | None:
+        """The name that a volume at ``address`` (a path, or what ``Location.name`` is) has here; None where that is no
+        place in this pool. Whether there is a volume is not looked at."""
+
+    def flaw(self, volume: Volume) -> str:
+        """Why what stands under the volume's name cannot be adopted in its format, as a clause; empty where it can."""
+
+    def obstacle_to_clone(self, how: str) -> str:
+        """Why no disk can be cloned in this way, as a clause; empty where one can."""
+
+    def reading(self, volume: Volume) -> AbstractContextManager[RawReader]:
+        """A sealed image, open for reading; raises NotFound where there is none."""
+
+    def others(self) -> Sequence[str]:
+        """Names of what stands in the pool and is no volume, nor anything of ours."""

@@ -24,13 +24,12 @@ import contextlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
-from .._ground.contents import Content, FileSink, Means
-from .._ground.digest import content_of_file
+from .._ground.contents import Content, FileReader, FileSink, Means, RawReader
 from .._ground.durable import sync_files, sync_folder
-from .._ground.errors import StorageError
+from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import copy_data, share_extents
 from .._ground.immutable import is_immutable, set_immutable
 from .._ground.intake import Staging
@@ -39,6 +38,7 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.qcow2 import overlay_image, read_header, read_size, write_pieces
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
+from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Stat, Users
 from .folder import Folder
@@ -56,6 +56,7 @@ CAPABILITIES = Capabilities(
         "copy": "asked for: a full copy that needs no image",
     },
     independent=frozenset({"reflink", "copy"}),
+    moves_adopted=frozenset({"raw"}),
 )
 _NO_REFLINK = "the file system of the pool cannot share extents: use overlay or copy"
 _CHANGING = Limits(wall_seconds=24 * 3600)
@@ -87,10 +88,55 @@ class FileVolumes:
             os.chmod(path, 0o700 if name == "staging" else 0o711)
         sync_folder(self._folder.path(PRIVATE))
 
+    def clear(self) -> None:
+        """See Backend."""
+        for name in ("images", "disks", "staging"):
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(self._folder.path(f"{PRIVATE}/{name}"))
+
     @staticmethod
     def capabilities() -> Capabilities:
         """See the contract."""
         return CAPABILITIES
+
+    # Telling
+
+    def location(self, volume: Volume) -> Location:
+        """See Backend."""
+        return Location("file", self._folder.path(volume.name))
+
+    def name_at(self, address: str) -> str | None:
+        """See Backend. Our own folder is no place for what others made."""
+        name = os.path.relpath(address, self.root) if address.startswith(os.path.join(self.root, "")) else None
+        if name is not None and name.split(os.sep)[0] == PRIVATE:
+            raise BadInput(f"The path {address} lies in the folder of the pool's own files, which are not adopted.")
+        return name
+
+    def flaw(self, volume: Volume) -> str:
+        """See Backend."""
+        return self._folder.flaw(volume)
+
+    def obstacle_to_clone(self, how: str) -> str:
+        """See Backend. Tried with files that have no name."""
+        if how not in CAPABILITIES.clones:
+            return f"the pool offers {', '.join(CAPABILITIES.clones)}"
+        if how != "reflink":
+            return ""
+        with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
+            return "" if share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
+
+    @contextlib.contextmanager
+    def reading(self, volume: Volume) -> Iterator[RawReader]:
+        """See Backend."""
+        try:
+            with self._folder.open(volume, os.O_RDONLY) as descriptor:
+                yield FileReader(descriptor, os.fstat(descriptor).st_size)
+        except FileNotFoundError:
+            raise NotFound(f"There is no volume {volume} in the pool.") from None
+
+    def others(self) -> Sequence[str]:
+        """See Backend."""
+        return self._folder.others(PRIVATE, "lost+found")
 
     # Looking
 
@@ -127,8 +173,8 @@ class FileVolumes:
 
     def digest(self, volume: Volume) -> str:
         """See the contract."""
-        with self._folder.open(volume, os.O_RDONLY) as descriptor:
-            return content_of_file(descriptor, os.fstat(descriptor).st_size)
+        with self.reading(volume) as source:
+            return source.content(self._beat)
 
     def capacity(self) -> tuple[int, int]:
         """See the contract."""
@@ -171,15 +217,6 @@ class FileVolumes:
             next(made) if how == "overlay" else self._copy(image, volume, size, how)
             for image, volume, size, how in batch
         ]
-
-    def obstacle_to_clone(self, how: str) -> str:
-        """Why no disk can be cloned in this way, empty where one can. Tried with files that have no name."""
-        if how not in CAPABILITIES.clones:
-            return f"the pool offers {', '.join(CAPABILITIES.clones)}"
-        if how != "reflink":
-            return ""
-        with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
-            return "" if share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
 
     def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
         """See the contract."""
@@ -326,34 +363,12 @@ class FileVolumes:
         return self._folder.path(os.path.join(os.path.dirname(self._folder.path(volume.name)), named)), size
 
     def adopt(self, found: str, volume: Volume) -> Outcome:
-        """See the contract. The inode tells that it is the file that was meant."""
-        source, target = self._folder.path(found), self._folder.path(volume.name)
-        try:
-            status = os.lstat(source)
-        except FileNotFoundError:
-            return refused(f"there is no {found} in the pool")
-        if not stat.S_ISREG(status.st_mode) or str(status.st_ino) != volume.adopted:
-            return refused(f"{found} is not the file that it was when the task began")
-        if source != target:
-            try:
-                os.link(source, target, follow_symlinks=False)
-            except FileExistsError:
-                if str(os.lstat(target).st_ino) != volume.adopted:
-                    return refused(f"another file stands at {volume}")
-            sync_folder(os.path.dirname(target))
-        return DONE
+        """See the contract."""
+        return self._folder.link(found, volume)
 
     def leave(self, found: str, volume: Volume) -> Outcome:
         """See the contract."""
-        source, target = self._folder.path(found), self._folder.path(volume.name)
-        try:
-            if os.path.samestat(os.lstat(source), os.lstat(target)) and source != target:
-                os.unlink(source)
-                sync_folder(os.path.dirname(source))
-                return DONE
-        except FileNotFoundError:
-            return ALREADY
-        return refused(f"{found} and {volume} are not one file")
+        return self._folder.unlink_twin(found, volume)
 
     def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
         """One look for users, one sync a folder."""

@@ -14,8 +14,11 @@ import os
 import stat
 from collections.abc import Iterator
 
+from .._ground.durable import sync_folder
 from .._ground.errors import LostMetadata, OutOfSpace, StorageError
 from .._ground.immutable import set_immutable
+from .._ground.ops import ALREADY, DONE, Outcome, refused
+from .._ground.qcow2_foreign import foreign_flaw
 from .._records.types import Volume
 
 
@@ -80,3 +83,62 @@ class Folder:
             finally:
                 os.close(descriptor)
             os.unlink(path)
+
+    def others(self, *known: str) -> list[str]:
+        """Names in the folder that are neither regular files nor ``known``."""
+        try:
+            with os.scandir(self.root) as entries:
+                return [
+                    entry.name
+                    for entry in entries
+                    if entry.name not in known and not entry.is_file(follow_symlinks=False)
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    # Files that others made
+
+    def flaw(self, volume: Volume) -> str:
+        """Why the file at the volume's name cannot be adopted in its format; empty where it can."""
+        path = self.path(volume.name)
+        try:
+            mode = os.lstat(path).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return "there is no such file in its folder; disk_metadata_info lists what there is"
+        if stat.S_ISLNK(mode):
+            return "that is a symbolic link, which may lead anywhere; give the file itself"
+        if stat.S_ISDIR(mode):
+            return "that is a folder; give a file"
+        if not stat.S_ISREG(mode):
+            return "that is not a regular file; give one"
+        return foreign_flaw(path) if volume.format == "qcow2" else ""
+
+    def link(self, found: str, volume: Volume) -> Outcome:
+        """Give the file ``found`` the volume's name, too. The inode tells that it is the file that was meant."""
+        source, target = self.path(found), self.path(volume.name)
+        try:
+            status = os.lstat(source)
+        except FileNotFoundError:
+            return refused(f"there is no {found} in the pool")
+        if not stat.S_ISREG(status.st_mode) or str(status.st_ino) != volume.adopted:
+            return refused(f"{found} is not the file that it was when the task began")
+        if source != target:
+            try:
+                os.link(source, target, follow_symlinks=False)
+            except FileExistsError:
+                if str(os.lstat(target).st_ino) != volume.adopted:
+                    return refused(f"another file stands at {volume}")
+            sync_folder(os.path.dirname(target))
+        return DONE
+
+    def unlink_twin(self, found: str, volume: Volume) -> Outcome:
+        """Take away the name ``found`` of a file that has the volume's name, too."""
+        source, target = self.path(found), self.path(volume.name)
+        try:
+            if os.path.samestat(os.lstat(source), os.lstat(target)) and source != target:
+                os.unlink(source)
+                sync_folder(os.path.dirname(source))
+                return DONE
+        except FileNotFoundError:
+            return ALREADY
+        return refused(f"{found} and {volume} are not one file")

@@ -13,6 +13,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +21,7 @@ from .blank import make_blank
 from .bounds import Bounds
 from .command import Beat, Runner
 from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, content_of_file, is_zero, read_block
-from .errors import SourceError, UnsafeImage
+from .errors import NotFound, SourceError, UnsafeImage
 from .intake import Sink, Staging, take_in
 from .ops import Facts
 from .sources import SourceSpec
@@ -100,12 +101,24 @@ class Template:
         return {"size": self.size, "content": digest.finish(), "bytes_read": 0, "bytes_written": written}
 
 
+class RawReader(Protocol):
+    """Raw content that stays as it is while it is read."""
+
+    size: int
+    """Bytes, as a guest sees them."""
+
+    def content(self, beat: Beat, each: Callable[[int, memoryview], None] | None = None) -> str:
+        """The content digest; every block that is not zero goes to ``each`` with its offset on the way. The bytes are
+        good only until that returns."""
+
+
 @dataclass(frozen=True)
 class Sibling:
-    """The raw file of a sealed image, in another pool. ``facts`` are those of its own intake: what arrives here must
+    """A sealed image of another pool, called ``shown``. ``facts`` are those of its own intake: what arrives here must
     have the digest that they name."""
 
-    path: str
+    reading: Callable[[], AbstractContextManager[RawReader]]
+    shown: str
     facts: Facts
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
@@ -117,20 +130,17 @@ class Sibling:
             written += _spread(sinks, offset, block)
 
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            raise SourceError(f"The image {self.path} was removed while it was copied: run the task again.") from None
-        try:
-            size = os.fstat(descriptor).st_size
-            for sink in sinks:
-                sink.set_size(size)
-            content = content_of_file(descriptor, size, beat=means.beat, each=write)
-        finally:
-            os.close(descriptor)
+            with self.reading() as source:
+                size = source.size
+                for sink in sinks:
+                    sink.set_size(size)
+                content = source.content(means.beat, write)
+        except NotFound:
+            raise SourceError(f"The image {self.shown} was removed while it was copied: run the task again.") from None
         if content != self.facts["content"]:
             raise UnsafeImage(
-                f"The image {self.path} does not hold what was written there ({content}, not {self.facts['content']}): "
-                "have cached_image state=verified look at its pool.",
+                f"The image {self.shown} does not hold what was written there ({content}, not "
+                f"{self.facts['content']}): have cached_image state=verified look at its pool.",
                 check="content",
             )
         for sink in sinks:
@@ -172,6 +182,17 @@ def _spread(sinks: Sequence[Sink], offset: int, block: Buffer) -> int:
                 sink.write(offset + start, piece)
                 written += len(piece)
     return written
+
+
+class FileReader:
+    """A file or a block device as raw content; open for reading."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor, self.size = descriptor, size
+
+    def content(self, beat: Beat, each: Callable[[int, memoryview], None] | None = None) -> str:
+        """See RawReader."""
+        return content_of_file(self._descriptor, self.size, beat=beat, each=each)
 
 
 class FileSink:

@@ -21,6 +21,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from .._ground.errors import BadInput
 
+_BY_KIND = {"file": "file", "block": "dev"}
 TARGETS = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
 """How the names of disks begin on each bus."""
 _TARGET = re.compile(r"(?:fd|hd|sd|ubd|vd|xvd)[a-z]{1,3}")
@@ -28,10 +29,26 @@ _SERIAL = re.compile(r"[A-Za-z0-9_. -]{1,36}")
 
 
 @dataclass(frozen=True)
-class Link:
-    """One file of the chain: its absolute path and the format that its record says."""
+class Location:
+    """How a guest reaches a volume. ``kind`` is file, block or network, ``name`` an absolute path, or ``pool/image`` on
+    a network; there ``hosts`` are its monitors ("address:port"), and ``secret`` is the UUID of the libvirt secret that
+    has the key of ``user``."""
 
-    path: str
+    kind: str
+    name: str
+    hosts: tuple[str, ...] = ()
+    user: str = ""
+    secret: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Link:
+    """One volume of the chain: where it is, and the format that its record says."""
+
+    place: Location
     format: str
 
 
@@ -72,8 +89,8 @@ def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
     """
     disk = chain[0]
     lines = [
-        _head(disk.format, how),
-        "  " + _empty("source", {"file": disk.path}),
+        _head(disk.place.kind, disk.format, how),
+        _source(disk.place, "  "),
         _below(tuple(chain[1:])),
         "  " + _empty("target", {"dev": target, "bus": how.bus}),
     ]
@@ -85,9 +102,9 @@ def disk_xml(chain: Sequence[Link], how: Attachment, target: str) -> str:
 
 
 @lru_cache
-def _head(format: str, how: Attachment) -> str:
+def _head(kind: str, format: str, how: Attachment) -> str:
     driver = {"name": "qemu", "type": format, "cache": how.cache, "io": how.io, "discard": how.discard}
-    return _open("disk", {"type": "file", "device": how.device}) + "\n  " + _empty("driver", driver)
+    return _open("disk", {"type": kind, "device": how.device}) + "\n  " + _empty("driver", driver)
 
 
 @lru_cache
@@ -96,15 +113,38 @@ def _below(chain: Sequence[Link]) -> str:
     lines = []
     for depth, link in enumerate(chain, start=1):
         lines += [
-            "  " * depth + _open("backingStore", {"type": "file"}),
+            "  " * depth + _open("backingStore", {"type": link.place.kind}),
             "  " * depth + "  " + _empty("format", {"type": link.format}),
-            "  " * depth + "  " + _open("source", {"file": link.path}),
-            "  " * depth + '    <seclabel model="dac" relabel="no"/>',
-            "  " * depth + "  </source>",
+            _source(link.place, "  " * depth + "  ", '<seclabel model="dac" relabel="no"/>'),
         ]
     lines.append("  " * len(chain) + "  <backingStore/>")
     lines += ["  " * depth + "</backingStore>" for depth in range(len(chain), 0, -1)]
     return "\n".join(lines)
+
+
+def _source(place: Location, indent: str, *inner: str) -> str:
+    """Where a volume is."""
+    if place.kind == "network":
+        lines = [_open("source", {"protocol": "rbd", "name": place.name})]
+        lines += _cluster(place.hosts, place.user, place.secret)
+    elif not inner:
+        return indent + _empty("source", {_BY_KIND[place.kind]: place.name})
+    else:
+        lines = [_open("source", {_BY_KIND[place.kind]: place.name})]
+    return "\n".join(indent + line for line in [*lines, *("  " + line for line in inner), "</source>"])
+
+
+@lru_cache
+def _cluster(hosts: tuple[str, ...], user: str, secret: str) -> tuple[str, ...]:
+    """The monitors, and who asks them."""
+    lines = []
+    for host in hosts:
+        name, _colon, port = host.rpartition(":")
+        lines.append("  " + _empty("host", {"name": name.strip("[]"), "port": port}))
+    if user:
+        lines += ["  " + _open("auth", {"username": user}), "    " + _empty("secret", {"type": "ceph", "uuid": secret})]
+        lines.append("  </auth>")
+    return tuple(lines)
 
 
 def default_target(bus: str, position: int) -> str:

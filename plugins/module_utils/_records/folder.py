@@ -26,6 +26,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -302,6 +303,10 @@ class FolderStore:
         """See the contract."""
         return self.locks.pulse(name)
 
+    def busy(self) -> tuple[str, ...]:
+        """The locks that somebody holds."""
+        return tuple(name for name in self.locks.names() if self.locks.pulse(name) is not None)
+
     # Housekeeping
 
     def drop(self, record_id: str, state: State) -> Outcome:
@@ -350,6 +355,10 @@ class FolderStore:
             if seconds_since_named(path) > NEW_SECONDS:
                 drop(path)
         return forgotten
+
+    def destroy(self) -> None:
+        """Remove all of it. Only for a pool that holds nothing any more."""
+        shutil.rmtree(self.root)
 
     # Files
 

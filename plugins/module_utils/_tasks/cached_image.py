@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from .._algorithms.cache import ImageWish, fill, look_up, retire
 from .._algorithms.pool import Pool
@@ -237,7 +238,10 @@ async def _provide(
 async def _sibling(session: Session, pool: Pool, image: Image) -> Sibling | None:
     """The image of another pool as a source; None where nobody could tell whether it is sound."""
     seal = (await pool.records.notes(image.id)).get("seal", {})
-    return Sibling(session.path(pool, image.volume.name), seal) if seal.get("content") else None
+    if not seal.get("content"):
+        return None
+    reading = partial(session.backend(pool).reading, image.volume)
+    return Sibling(reading, session.path(pool, image.volume), seal)
 
 
 def _show(session: Session, site: Site, want: Wanted, standing: Standing, names: list[str]) -> Fields:

@@ -15,12 +15,10 @@ from dataclasses import dataclass, replace
 from .._algorithms.cache import ImageWish
 from .._algorithms.disks import DiskWish
 from .._algorithms.pool import Pool
-from .._backends.file import PRIVATE
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
 from .._ground.errors import BadInput, InUse, LostMetadata, NotFound, UnsafeImage
-from .._ground.qcow2_foreign import foreign_flaw
 from .._ground.sources import SourceSpec
 from .._policy.disk_plan import Offer, Wanted
 from .._policy.sizes import LARGEST
@@ -29,8 +27,6 @@ from .._records.types import Image, State, Volume, taken_apart
 from .disk_site import Site, Stocked
 from .disk_wishes import Order
 from .session import Session
-
-ADOPTED = ("raw", "qcow2")
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,9 @@ def recipe(session: Session, site: Site, order: Order) -> Recipe:
     if want.kind == "config":
         return Recipe(Offer(), replace(plain, source=order.content, format="raw"))
     if want.kind == "import":
-        if pool is not None and order.path.startswith(os.path.join(session.path(pool, ""), "")):
-            return _adopted(session, site, pool, order)
+        name = None if pool is None else session.backend(pool).name_at(order.path)
+        if pool is not None and name is not None:
+            return _adopted(session, site, pool, order, name)
         return _brought_in(session, order, plain)
     return Recipe(Offer(), plain)
 
@@ -75,7 +72,7 @@ def _cloned(session: Session, pool: Pool | None, want: Wanted, stocked: Stocked 
     if pool is None:
         return Recipe(Offer(stocked.size if stocked else 0, want.clone or ""), wish)
     how = want.clone or pool.capabilities.default_clone
-    obstacle = session.obstacle_to_clone(pool, how)
+    obstacle = session.backend(pool).obstacle_to_clone(how)
     if obstacle:
         raise BadInput(f"The {want.what} cannot be cloned by {how}: {obstacle}.")
     offer = Offer(
@@ -121,47 +118,47 @@ def _brought_in(session: Session, order: Order, plain: DiskWish) -> Recipe:
     return Recipe(Offer(strategy="copy"), replace(plain, source=source, format="raw"))
 
 
-def _adopted(session: Session, site: Site, pool: Pool, order: Order) -> Recipe:
-    """A volume that stands in the pool without a record becomes the disk, no byte of it touched.
-
-    A qcow2 volume keeps its name. A raw one moves out of the folder that libvirt refreshes.
-    """
-    want, format = order.want, order.format
-    name = os.path.relpath(order.path, session.path(pool, ""))
-    if name.split(os.sep)[0] == PRIVATE:
-        raise BadInput(f"The path {order.path} lies in the folder of the pool's own files, which are not adopted.")
-    if format not in ADOPTED:
-        raise BadInput(f"The volume {name} of pool {pool.name} cannot be adopted as {format}: only raw and qcow2 can.")
-    try:
-        status = os.lstat(order.path)
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFound(f"There is no volume {name} in pool {pool.name} to make the {want.what} of.") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise BadInput(f"The volume {name} of pool {pool.name} is not a regular file: give the file itself.")
-    volume = Volume(name, format, str(status.st_ino))
-    holder = site.holder(session, volume.adopted)
+def _adopted(session: Session, site: Site, pool: Pool, order: Order, name: str) -> Recipe:
+    """A volume that stands in the pool without a record becomes the disk, no byte of it touched."""
+    want, format, backend = order.want, order.format, session.backend(pool)
+    offered = pool.capabilities.disk_names
+    if format not in offered:
+        raise BadInput(
+            f"The volume {name} of pool {pool.name} cannot be adopted as {format}: only {' and '.join(offered)} can."
+        )
+    native = session.run(_native(pool, name))
+    if native is None:
+        flaw = backend.flaw(Volume(name, format))
+        raise NotFound(f"There is no volume {name} in pool {pool.name} to make the {want.what} of: {flaw}.")
+    volume = Volume(name, format, native)
+    holder = site.holder(session, native)
     if holder is not None:
         raise BadInput(f"The volume {name} of pool {pool.name} already belongs to {holder}: it cannot be another disk.")
     size = session.run(_size(pool, volume))
-    flaw = foreign_flaw(order.path) if format == "qcow2" else ""
+    flaw = backend.flaw(volume)
     if flaw:
         raise UnsafeImage(f"The volume {name} of pool {pool.name} cannot be adopted: {flaw}.")
-    backing = session.run(_backing(pool, site.listing, volume)) if format == "qcow2" else ""
-    if format == "raw":
+    backing = session.run(_backing(pool, site.listing, volume))
+    moves = format in pool.capabilities.moves_adopted
+    if moves:
         _check_free_to_move(session, pool, volume)
     wish = DiskWish(
         want.instance,
         want.role,
         size,
-        native=volume.adopted,
+        native=native,
         found=name,
-        name=name if format == "qcow2" else "",
+        name="" if moves else name,
         format=format,
         backing=backing,
         origin={"import": order.path},
     )
     reason = "a volume of the pool itself is taken over as it is"
     return Recipe(Offer(size, "adopt", reason, needs_image=bool(backing)), wish)
+
+
+async def _native(pool: Pool, name: str) -> str | None:
+    return (await pool.volumes.inventory()).get(name)
 
 
 async def _size(pool: Pool, volume: Volume) -> int:
@@ -198,7 +195,7 @@ def _check_free_to_move(session: Session, pool: Pool, volume: Volume) -> None:
     users = session.run(_users(pool, volume))
     if users:
         raise InUse(f"The volume {volume} is in use by {users}: stop what uses it, then import it, for raw disks move.")
-    defined = sorted({use.domain for use in session.host.users_of(session.path(pool, volume.name))})
+    defined = sorted({use.domain for use in session.host.users_of(session.path(pool, volume))})
     if defined:
         session.warnings.append(
             f"The volume {volume} of pool {pool.name} moves, and the definition of {', '.join(defined)} names its old "

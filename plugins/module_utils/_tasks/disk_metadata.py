@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,7 +18,6 @@ from .._algorithms.rebuild import give_up, rebuild, restore_reference, restore_s
 from .._algorithms.survey import labels
 from .._algorithms.verify import Finding, Holdings, id_in, is_exposed, look, verify
 from .._ground.errors import Busy, InUse, LostMetadata, NewerSchema, StorageError
-from .._ground.qcow2_foreign import foreign_flaw
 from .._policy.plan import Action, Fields, Plan
 from .._records.types import USABLE, Disk, State, Volume, taken_apart
 from .metadata_plan import Examined, Site, Step, decide, replaced
@@ -127,15 +124,14 @@ async def _site(pool: Pool, rebuilt: bool) -> tuple[Holdings, Site]:
 def _examined(reader: Reader, statement: Statement, held: Holdings) -> Examined:
     """The volume as it stands. Its content is only looked at where it is stated to be qcow2, and no further than its
     header."""
-    path = os.path.join(reader.root, statement.volume)
-    if statement.volume not in held.inventory:
-        return Examined(flaw=_why_none(path))
     volume = Volume(statement.volume, statement.format)
+    if statement.volume not in held.inventory:
+        return Examined(flaw=reader.backend.flaw(volume))
     users = ""
     try:
         found = reader.run(_stat(reader.pool, volume))
-        flaw = foreign_flaw(path) if statement.format == "qcow2" else ""
-        pointer = reader.run(_pointer(reader.pool, volume)) if statement.format == "qcow2" and not flaw else None
+        flaw = reader.backend.flaw(volume)
+        pointer = None if flaw else reader.run(_pointer(reader.pool, volume))
     except LostMetadata as error:
         # Not what it is stated to be: the size is of no use then, but that the volume exists is.
         found, pointer, flaw = (
@@ -161,20 +157,8 @@ async def _users(pool: Pool, volume: Volume) -> str:
     return str(users) if users else ""
 
 
-def _why_none(path: str) -> str:
-    try:
-        mode = os.lstat(path).st_mode
-    except OSError:
-        return "there is no such file in its folder; disk_metadata_info lists what there is"
-    if stat.S_ISLNK(mode):
-        return "that is a symbolic link, which may lead anywhere; give the file itself"
-    if stat.S_ISDIR(mode):
-        return "that is a folder; give a file"
-    return "that is no regular file; give one"
-
-
 def _warn_of_definitions(session: Session, reader: Reader, statement: Statement) -> None:
-    path = os.path.join(reader.root, statement.volume)
+    path = reader.path(Volume(statement.volume, statement.format))
     guests = sorted({use.domain for use in session.host.users_of(path)})
     if guests:
         session.warnings.append(

@@ -26,17 +26,18 @@ CHAIN = "_chain"
 def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
     """A disk as it stands; sizes in bytes. Its element is left to ``with_targets``, which takes out ``CHAIN``."""
     disk = seen.disk
-    path = session.path(pool, disk.volume.name)
-    chain = [Link(path, disk.volume.format)]
-    if seen.backing is not None:
-        chain.append(Link(session.path(pool, seen.backing.volume.name), seen.backing.volume.format))
+    backend = session.backend(pool)
+    place = backend.location(disk.volume)
+    chain = [Link(place, disk.volume.format)]
+    if seen.backing is not None and pool.capabilities.spells_backing:
+        chain.append(Link(backend.location(seen.backing.volume), seen.backing.volume.format))
     return {
         "instance": disk.instance,
         "role": disk.role,
         "pool": pool.name,
         "id": disk.id,
         "state": str(seen.state),
-        "path": path,
+        "path": place.name,
         "format": disk.volume.format,
         "size": seen.stat.size if seen.stat else None,
         "image": disk.origin.get("name") if "blank" not in disk.origin else None,

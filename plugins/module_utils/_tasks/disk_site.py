@@ -8,15 +8,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, image_named, labels, listing_of, see_disk
+from .._algorithms.verify import id_in
 from .._ground.errors import BadInput, LostMetadata, StorageError
 from .._records.contract import Listing
-from .._records.types import ENDED, USABLE, Image, State, is_id, taken_apart
+from .._records.types import ENDED, USABLE, Image, State, taken_apart
 from .disk_wishes import Order
 from .session import Session, first_error
 
@@ -96,8 +96,8 @@ def refuse_lost(
     """
     suspects = []
     for name in inventory:
-        record_id = os.path.splitext(os.path.basename(name))[0]
-        if listing.state(record_id) in (None, State.MOVING) and is_id(record_id):
+        record_id = id_in(pool.capabilities, name)
+        if record_id and listing.state(record_id) in (None, State.MOVING):
             place = taken_apart(record_id)
             if (place.instance, place.role) in slots or (place.instance, "") in slots:
                 suspects.append((record_id, name))

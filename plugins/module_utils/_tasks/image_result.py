@@ -82,7 +82,7 @@ def describe(session: Session, pool: Pool, seen: SeenImage, named: Labels) -> Fi
         "id": seen.image.id,
         "key": seen.image.key,
         "state": str(seen.state),
-        "path": session.path(pool, seen.image.volume.name),
+        "path": session.path(pool, seen.image.volume),
         "format": seen.image.volume.format,
         "size": seen.stat.size if seen.stat else None,
         "allocated": seen.stat.allocated if seen.stat else None,

@@ -13,13 +13,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from .._ground.command import Runner
 from .._ground.errors import BadInput, StorageError
 from .._ground.libvirt_host import Host, PoolStatus, beneath, connect
 from .._ground.mounts import mounted_at
 from .._policy.plan import Fields, Plan
-from .._policy.pool_xml import checked_nfs, checked_path, read, shown, unfit_mount, write
+from .._policy.pool_xml import Definition, checked_nfs, checked_path, read, shown, unfit_mount, write
 from .._policy.pools import Contents, Found, Wish, plan, wished_definition
 from .._policy.sizes import parse_size
+from .kinds import Surroundings
 from .pool_contents import read_contents, remove_contents, write_labels, write_limits
 from .pool_folder import account, create, folder_mode, impassable, look_at, permit
 
@@ -47,10 +49,10 @@ def task(params: Fields, check_mode: bool) -> Fields:
 def info(params: Fields, check_mode: bool) -> Fields:
     """Describe all pools, or those named; gives the result of `libvirt_pool_info`. Only reads."""
     warnings: list[str] = []
-    with connect(params["uri"], check_mode, warnings) as host:
-        found = host.pools()
     wanted = params["name"]
-    pools = [describe(status.name, status, _found(status)) for status in found if not wanted or status.name in wanted]
+    with connect(params["uri"], check_mode, warnings) as host:
+        found = [status for status in host.pools() if not wanted or status.name in wanted]
+        pools = [describe(status.name, status, _found(host, status)) for status in found]
     return {"changed": False, "pools": pools, "warnings": warnings}
 
 
@@ -83,7 +85,7 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     """The pool as it is, and whatever else the plan depends on."""
     pools = host.pools()
     status = next((pool for pool in pools if pool.name == want.name), None)
-    have = _found(status)
+    have = _found(host, status)
     path = want.path or (have.definition.path if have.definition else "")
     taken_by = ""
     if want.path and not (have.definition and have.definition.path == want.path):
@@ -92,7 +94,9 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     if path and want.state in ("inactive", "absent") and (have.active or want.remove_contents):
         uses = beneath(host.uses(), path)
     if want.path and "dir" in (want.type, have.definition and have.definition.type):
-        have = replace(have, contents=read_contents(want.path))  # a folder may have been a pool's before
+        have = replace(
+            have, contents=read_contents(Definition(want.name, "dir", want.path), _around(host))
+        )  # a folder may have been a pool's before
     return status, replace(
         have,
         folder=look_at(path) if path and want.state == "active" else None,
@@ -102,7 +106,7 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     )
 
 
-def _found(status: PoolStatus | None) -> Found:
+def _found(host: Host, status: PoolStatus | None) -> Found:
     """What is there of one pool: its definition and what it holds."""
     if status is None:
         return Found()
@@ -114,9 +118,13 @@ def _found(status: PoolStatus | None) -> Found:
         active=status.active,
         persistent=status.persistent,
         autostart=status.autostart,
-        contents=read_contents(definition.path) if readable else None,
+        contents=read_contents(definition, _around(host)) if readable else None,
         mount=mount.options if mount and mount.type.startswith("nfs") else "",
     )
+
+
+def _around(host: Host) -> Surroundings:
+    return Surroundings(host, Runner())
 
 
 def _is_at(pool: PoolStatus, path: str) -> bool:
@@ -186,6 +194,7 @@ class Carrier:
 
     def __init__(self, host: Host, want: Wish, status: PoolStatus | None, have: Found) -> None:
         self.host, self.want, self.status, self.have = host, want, status, have
+        self.around = _around(host)
         self.wished = wished_definition(want, have.definition) if want.state != "absent" else have.definition
         self.steps: dict[str, Callable[[], Any]] = {
             "keep": lambda: host.define(host.pool(want.name).xml),
@@ -198,16 +207,20 @@ class Carrier:
             "undefine": lambda: host.undefine(want.name),
             "enable": lambda: host.set_autostart(want.name, True),
             "disable": lambda: host.set_autostart(want.name, False),
-            "label": lambda: write_labels(self._path, want.labels or {}),
-            "limit": lambda: write_limits(self._path, want.limits or {}),
-            "remove": lambda: remove_contents(self._path),
+            "label": lambda: write_labels(self._wished, self.around, want.labels or {}),
+            "limit": lambda: write_limits(self._wished, self.around, want.limits or {}),
+            "remove": lambda: remove_contents(self._wished, self.around),
         }
 
     @property
-    def _path(self) -> str:
+    def _wished(self) -> Definition:
         if self.wished is None:
             raise AssertionError
-        return self.wished.path
+        return self.wished
+
+    @property
+    def _path(self) -> str:
+        return self._wished.path
 
     def apply(self, steps: Plan) -> None:
         """Every step in order. An error tells under ``done`` what was done before it."""

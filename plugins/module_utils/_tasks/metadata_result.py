@@ -8,12 +8,10 @@
 
 from __future__ import annotations
 
-import os
-
 from .._algorithms.pool import Pool
 from .._algorithms.verify import Holdings, id_in, look
 from .._policy.plan import Fields
-from .._records.types import Disk, Image, State, taken_apart
+from .._records.types import Disk, Image, State, Volume, taken_apart
 from .metadata_plan import Step
 from .metadata_wishes import Statement
 from .pool_reader import Reader
@@ -79,7 +77,7 @@ async def managed(reader: Reader, held: Holdings, statement: Statement) -> Field
                 "id": disk.id,
                 "state": str(state),
                 "volume": disk.volume.name,
-                "path": os.path.join(reader.root, disk.volume.name),
+                "path": reader.path(disk.volume),
                 "format": disk.volume.format,
                 "size": stat.size if stat else None,
                 "backing": disk.backing if state is State.READY else None,
@@ -99,7 +97,7 @@ def foreseen(reader: Reader, statement: Statement, step: Step) -> Fields:
         "id": step.disk.id if step.disk else None,
         "state": "ready",
         "volume": volume or None,
-        "path": os.path.join(reader.root, volume) if volume else None,
+        "path": reader.path(Volume(volume, statement.format)) if volume else None,
         "format": statement.format,
         "size": step.wish.size if step.wish else None,
         "backing": backing or None,

@@ -4,49 +4,44 @@
 
 # Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
 
-"""What a file pool says about itself: labels and cache limits, and what it holds.
+"""What a pool says about itself: labels and cache limits, and what it holds.
 
-All of it is in the pool's own record store, so that every host that mounts the pool finds the same.
+All of it is in the pool's own record store, so that every host that has the pool finds the same.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from .._backends.file import CAPABILITIES, PRIVATE, FileVolumes
-from .._ground.command import Runner
-from .._ground.errors import NotFound, StorageError
+from .._backends.contract import Capabilities
+from .._backends.perform import Parts
+from .._ground.errors import LostMetadata, NewerSchema, StorageError
+from .._policy.pool_xml import Definition
 from .._policy.pools import Contents
 from .._records.contract import Listing
-from .._records.folder import POOL, FolderStore
+from .._records.folder import POOL
 from .._records.types import ENDED, State, taken_apart
+from .kinds import Surroundings, open_parts
 
 CONFIG = "config"
 """The topic of the pool's own facts that holds ``labels`` and ``limits``."""
-NOT_VOLUMES = (PRIVATE, "lost+found")
 
 
-def read_contents(path: str) -> Contents:
-    """What the folder of a pool holds, from its records and listings: no volume is opened.
+def read_contents(definition: Definition, around: Surroundings) -> Contents:
+    """What a pool holds, from its records and listings: no volume is opened.
 
     Records that cannot be read, or are too new, do not raise: they are the ``problem`` of what is returned.
     """
     try:
-        entries = os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return Contents()
-    try:
-        store = FolderStore.open(os.path.join(path, PRIVATE))
-        config, listing = _config(store), store.states()
-        busy = tuple(name for name in store.locks.names() if store.pulse(name) is not None)
-    except NotFound:
-        config, listing, busy = {}, Listing({}), ()
+        parts = open_parts(definition, around, bare=True)
+        config, listing = _config(parts), parts.records.states()
+        busy = parts.records.busy()
+        live = sorted(record_id for record_id, state in listing.states.items() if state not in ENDED)
+        unmanaged, leftovers = _unrecorded(parts, listing)
     except StorageError as error:
         return Contents(problem=error.message)
-    live = sorted(record_id for record_id, state in listing.states.items() if state not in ENDED)
-    unmanaged, leftovers = _unrecorded(path, entries, listing)
     return Contents(
         labels=config.get("labels", {}),
         limits=config.get("limits", {}),
@@ -58,58 +53,64 @@ def read_contents(path: str) -> Contents:
     )
 
 
-def write_labels(path: str, labels: Mapping[str, Any]) -> None:
+def write_labels(definition: Definition, around: Surroundings, labels: Mapping[str, Any]) -> None:
     """Set the labels of the pool, all of them."""
-    store = FolderStore.make(os.path.join(path, PRIVATE))
-    store.note(POOL, CONFIG, {**_config(store), "labels": dict(labels)})
+    parts = open_parts(definition, around, make=True)
+    parts.records.note(POOL, CONFIG, {**_config(parts), "labels": dict(labels)})
 
 
-def write_limits(path: str, limits: Mapping[str, int]) -> None:
+def write_limits(definition: Definition, around: Surroundings, limits: Mapping[str, int]) -> None:
     """Set the limits that are named; 0 lifts one."""
-    store = FolderStore.make(os.path.join(path, PRIVATE))
-    config = _config(store)
+    parts = open_parts(definition, around, make=True)
+    config = _config(parts)
     merged = {**config.get("limits", {}), **limits}
-    store.note(POOL, CONFIG, {**config, "limits": {limit: value for limit, value in merged.items() if value}})
+    config["limits"] = {limit: value for limit, value in merged.items() if value}
+    parts.records.note(POOL, CONFIG, config)
 
 
-def remove_contents(path: str) -> None:
+def remove_contents(definition: Definition, around: Surroundings) -> None:
     """Remove the records of a pool that holds no volumes, and its folder unless something is mounted there."""
-    own = os.path.join(path, PRIVATE)
-    for folder, folders, files in os.walk(own, topdown=False):
-        for name in files:
-            os.unlink(os.path.join(folder, name))
-        for name in folders:
-            os.rmdir(os.path.join(folder, name))
-    if os.path.isdir(own):
-        os.rmdir(own)
-    if os.path.isdir(path) and not os.path.ismount(path):
-        os.rmdir(path)
+    parts = open_parts(definition, around, bare=True)
+    parts.volumes.clear()
+    parts.records.destroy()
+    if os.path.isdir(definition.path) and not os.path.ismount(definition.path):
+        os.rmdir(definition.path)
 
 
-def _config(store: FolderStore) -> dict[str, Any]:
-    return dict(store.notes(POOL).get(CONFIG, {}))
+def _config(parts: Parts) -> dict[str, Any]:
+    return dict(parts.records.notes(POOL).get(CONFIG, {}))
 
 
-def _unrecorded(path: str, entries: list[str], listing: Listing) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _unrecorded(parts: Parts, listing: Listing) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of what has no record, and of volumes whose record has ended and that wait for reclaim.
 
-    A volume's name follows from its record's id. An adopted one may still have its old name besides: the inode
-    shows that both are one.
+    A volume's name follows from its record's id, or stands in the record of one that was adopted. That may still have
+    its old name besides: the native id shows that both are one.
     """
-    inodes = FileVolumes(path, Runner()).inventory()
+    natives = parts.volumes.inventory()
     managed: set[str] = set()
     ended: set[str] = set()
     for record_id, state in listing.states.items():
         if state is not State.RELEASED:
-            names = _volume_names(record_id)
-            (ended if state is State.GONE else managed).update(name for name in names if name in inodes)
-    known = {inodes[name] for name in managed | ended}
-    unmanaged = [name for name, inode in inodes.items() if inode not in known]
-    unmanaged += [name for name in entries if name not in inodes and name not in NOT_VOLUMES]
-    return tuple(sorted(unmanaged)), tuple(sorted(ended))
+            names = [name for name in _volume_names(parts.volumes.capabilities(), record_id) if name in natives]
+            (ended if state is State.GONE else managed).update(names or _adopted(parts, record_id, state, natives))
+    known = {natives[name] for name in managed | ended}
+    unmanaged = [name for name, native in natives.items() if native not in known]
+    return tuple(sorted([*unmanaged, *parts.volumes.others()])), tuple(sorted(ended))
 
 
-def _volume_names(record_id: str) -> list[str]:
+def _volume_names(capabilities: Capabilities, record_id: str) -> list[str]:
     if taken_apart(record_id).image:
-        return [CAPABILITIES.image_volume(record_id).name]
-    return [CAPABILITIES.disk_volume(record_id, format).name for format in CAPABILITIES.disk_names]
+        return [capabilities.image_volume(record_id).name]
+    return [capabilities.disk_volume(record_id, format).name for format in capabilities.disk_names]
+
+
+def _adopted(parts: Parts, record_id: str, state: State, natives: Mapping[str, str]) -> Iterable[str]:
+    """The name that an adopted volume kept, from its record; nothing for a record that has ended, or is damaged."""
+    if state in ENDED:
+        return ()
+    try:
+        volume = parts.records.read(record_id).volume
+    except (LostMetadata, NewerSchema):
+        return ()
+    return (volume.name,) if natives.get(volume.name) == volume.adopted else ()

@@ -13,26 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._algorithms.pool import Pool
-from .._backends.file import FileVolumes
-from .._backends.perform import Parts, Performer
+from .._backends.contract import Backend
+from .._backends.perform import Performer
 from .._ground.drive import drive_one
 from .._ground.errors import NotFound
-from .._policy.plan import Fields
 from .._policy.pool_xml import read
-from .._records.contract import Listing
+from .._records.types import Volume
+from .kinds import open_parts
 from .session import Session
-
-
-class NoRecords:
-    """The store of a pool that has no records yet, for looking at only."""
-
-    def states(self) -> Listing:
-        """No record."""
-        return Listing({})
-
-    def notes(self, record_id: str) -> Fields:
-        """No facts."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -40,7 +28,7 @@ class Reader:
     """A pool for reading, whether it has records yet or not."""
 
     pool: Pool
-    root: str
+    backend: Backend
     run: Callable[[Coroutine[Any, Any, Any]], Any]
 
     @classmethod
@@ -48,15 +36,18 @@ class Reader:
         """The pool; None, in check mode only, where an earlier task has yet to make it."""
         pool = session.open(name, make=False)
         if pool is not None:
-            return cls(pool, session.path(pool, "").rstrip("/"), session.run)
+            return cls(pool, session.backend(pool), session.run)
         try:
-            root = read(session.host.pool(name).xml).path
+            definition = read(session.host.pool(name).xml)
         except NotFound:
             return None
-        volumes = FileVolumes(root, session.runner, host=session.host)
-        parts = {name: Parts(NoRecords(), volumes)}
+        parts = open_parts(definition, session.around, bare=True)
         return cls(
-            Pool(name, volumes.capabilities(), "nobody"),
-            root,
-            lambda task: drive_one(task, Performer(parts, write=False)),
+            Pool(name, parts.volumes.capabilities(), "nobody"),
+            parts.volumes,
+            lambda task: drive_one(task, Performer({name: parts}, write=False)),
         )
+
+    def path(self, volume: Volume) -> str:
+        """Where a volume is: its path, or ``pool/image``."""
+        return str(self.backend.location(volume))

@@ -8,24 +8,21 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from .._algorithms.pool import Pool, attend, depart
-from .._backends.file import PRIVATE, FileVolumes
+from .._backends.contract import Backend
 from .._backends.perform import Clockwork, Parts, Performer
 from .._ground.command import Runner
 from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
 from .._policy.pool_xml import read, shown
-from .._records.folder import OWNER, FolderStore
-
-TYPES = ("dir", "netfs")
-LEASE = 30.0
-"""Seconds for which a holder may show no life before others go on without it."""
+from .._records.folder import OWNER
+from .._records.types import Volume
+from .kinds import KINDS, LEASE, Surroundings, open_parts
 
 
 class Session:
@@ -39,8 +36,7 @@ class Session:
         self.warnings: list[str] = []
         self.host: Host = connect(uri, check_mode, self.warnings)
         self._lenient = check_mode
-        self.runner = Runner()
-        self._lease = lease
+        self.around = Surroundings(self.host, Runner(), lease)
         self._owner = OWNER + secrets.token_hex(8)
         self._parts: dict[str, Parts] = {}
         self._pools: dict[str, Pool] = {}
@@ -61,7 +57,7 @@ class Session:
             if opened is None:
                 return None
             self._parts[name] = opened
-            self._pools[name] = Pool(name, opened.volumes.capabilities(), self._owner, self._lease)
+            self._pools[name] = Pool(name, opened.volumes.capabilities(), self._owner, self.around.lease)
         return self._pools[name]
 
     def _active(self, name: str) -> PoolStatus | None:
@@ -82,22 +78,10 @@ class Session:
 
     def _open(self, status: PoolStatus, make: bool) -> Parts | None:
         """The parts of a pool. None where the pool has no records yet, unless we ``make`` them."""
-        definition = read(status.xml)
-        if definition.type not in TYPES:
-            raise StorageError(
-                f"The pool {status.name} is of type {definition.type}, which virt.storage does not manage: "
-                "use a pool of type dir or netfs."
-            )
-        root = definition.path
-        private = os.path.join(root, PRIVATE)
         try:
-            records = (FolderStore.make if make else FolderStore.open)(private, self._lease / 10)
+            return open_parts(read(status.xml), self.around, make=make)
         except NotFound:
             return None
-        volumes = FileVolumes(root, self.runner, records.locks.inherited, self.host)
-        if make:
-            volumes.prepare()
-        return Parts(records, volumes)
 
     def open_all(self, names: Sequence[str]) -> list[Pool]:
         """The pools named; without names, every active pool of a type of ours that has records."""
@@ -112,7 +96,7 @@ class Session:
 
     def names(self) -> list[str]:
         """The active pools of a type of ours on this host, whether they have records or not."""
-        return [pool.name for pool in self.host.pools() if pool.active and read(pool.xml).type in TYPES]
+        return [pool.name for pool in self.host.pools() if pool.active and read(pool.xml).type in KINDS]
 
     def run_all(self, tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Ended]:
         """Run the tasks side by side, each to its own end."""
@@ -137,15 +121,14 @@ class Session:
         """The time of day, as records have it."""
         return Clockwork().now()
 
-    def path(self, pool: Pool, name: str) -> str:
-        """The absolute path of a volume of a pool on files."""
-        root: str = self._parts[pool.name].volumes.root
-        return os.path.join(root, name)
+    def backend(self, pool: Pool) -> Backend:
+        """What the pool's backend tells besides its primitives."""
+        backend: Backend = self._parts[pool.name].volumes
+        return backend
 
-    def obstacle_to_clone(self, pool: Pool, how: str) -> str:
-        """Why disks of the pool cannot be cloned in this way; empty where they can."""
-        obstacle: str = self._parts[pool.name].volumes.obstacle_to_clone(how)
-        return obstacle
+    def path(self, pool: Pool, volume: Volume) -> str:
+        """Where a volume is: its path, or ``pool/image``."""
+        return str(self.backend(pool).location(volume))
 
 
 def first_error(ended: Sequence[Ended]) -> None:

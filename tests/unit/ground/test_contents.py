@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +20,7 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.contents import (
     Content,
+    FileReader,
     FileSink,
     Incoming,
     Literal,
@@ -26,7 +29,7 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.contents impo
     Template,
 )
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, content_of_file
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import SourceError, UnsafeImage
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound, SourceError, UnsafeImage
 from ansible_collections.virt.storage.plugins.module_utils._ground.intake import Staging
 from ansible_collections.virt.storage.plugins.module_utils._ground.sources import SourceSpec
 
@@ -82,12 +85,23 @@ def test_an_incoming_image_arrives_in_every_sink(pour: Pour, tmp_path: Path) -> 
     assert facts["source_digests"] == {"sha256": hashlib.sha256(IMAGE).hexdigest()}
 
 
+def sibling(path: Path, facts: dict[str, Any]) -> Sibling:
+    @contextlib.contextmanager
+    def reading() -> Iterator[FileReader]:
+        if not path.exists():
+            raise NotFound("gone")
+        with path.open("rb") as file:
+            yield FileReader(file.fileno(), path.stat().st_size)
+
+    return Sibling(reading, str(path), facts)
+
+
 def test_a_sibling_is_copied_without_its_holes(pour: Pour, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(IMAGE)
     with source.open("rb") as file:
         content = content_of_file(file.fileno(), len(IMAGE))
-    facts, held = pour(Sibling(str(source), {"size": len(IMAGE), "content": content, "more": "kept"}))
+    facts, held = pour(sibling(source, {"size": len(IMAGE), "content": content, "more": "kept"}))
     assert held == [IMAGE] * 2
     assert facts["more"] == "kept"
     assert (tmp_path / "one").stat().st_blocks * 512 < MIB
@@ -96,12 +110,12 @@ def test_a_sibling_is_copied_without_its_holes(pour: Pour, tmp_path: Path) -> No
 def test_a_sibling_that_was_changed_or_removed_is_refused(pour: Pour, tmp_path: Path) -> None:
     source = tmp_path / "source"
     with pytest.raises(SourceError, match="removed"):
-        pour(Sibling(str(source), {"size": 0, "content": "x"}))
+        pour(sibling(source, {"size": 0, "content": "x"}))
     for path in (tmp_path / "one", tmp_path / "two"):
         path.unlink()
     source.write_bytes(IMAGE)
     with pytest.raises(UnsafeImage) as caught:
-        pour(Sibling(str(source), {"size": len(IMAGE), "content": "content:v1:sha256:" + "0" * 64}))
+        pour(sibling(source, {"size": len(IMAGE), "content": "content:v1:sha256:" + "0" * 64}))
     assert caught.value.facts["check"] == "content"
 
 

@@ -12,12 +12,14 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.errors import
 from ansible_collections.virt.storage.plugins.module_utils._policy.disk_xml import (
     Attachment,
     Link,
+    Location,
     check_attachment,
     default_target,
     disk_xml,
 )
 
-DISK, IMAGE = Link("/srv/ssd/web1.qcow2", "qcow2"), Link("/srv/ssd/.virt-storage/images/a.raw", "raw")
+DISK = Link(Location("file", "/srv/ssd/web1.qcow2"), "qcow2")
+IMAGE = Link(Location("file", "/srv/ssd/.virt-storage/images/a.raw"), "raw")
 
 
 def test_a_chain_is_spelt_out_to_its_end():
@@ -79,12 +81,15 @@ def test_what_is_not_said_is_left_to_libvirt():
 def test_paths_are_quoted():
     path = "/srv/a & b/<\"'>.qcow2"
     assert (
-        ElementTree.fromstring(disk_xml([Link(path, "qcow2")], Attachment(), "vda")).find("source").get("file") == path
+        ElementTree.fromstring(disk_xml([Link(Location("file", path), "qcow2")], Attachment(), "vda"))
+        .find("source")
+        .get("file")
+        == path
     )
 
 
 def test_disks_that_are_alike_are_not_mixed_up():
-    others = [Link("/srv/ssd/web2.qcow2", "qcow2"), Link("/b.raw", "raw")]
+    others = [Link(Location("file", "/srv/ssd/web2.qcow2"), "qcow2"), Link(Location("file", "/b.raw"), "raw")]
     assert "/b.raw" not in disk_xml([DISK, IMAGE], Attachment(), "vda")
     assert "a.raw" not in disk_xml(others, Attachment(), "vda")
     assert 'cache="none"' in disk_xml(others, Attachment(cache="none"), "vda")
@@ -124,3 +129,25 @@ def test_what_libvirt_takes_is_taken():
         Attachment("sdb", bus="sata", device="cdrom", io="threads"),
     ):
         check_attachment(how, "disk x")
+
+
+def test_a_network_disk_names_its_monitors_and_its_secret_and_no_key() -> None:
+    place = Location("network", "virt/web1", ("10.0.0.1:6789", "[::1]:3300"), "libvirt", "5f0b-uuid")
+    source = ElementTree.fromstring(disk_xml([Link(place, "raw")], Attachment(), "vda")).find("source")
+    assert source.attrib == {"protocol": "rbd", "name": "virt/web1"}
+    assert [host.attrib for host in source.iter("host")] == [
+        {"name": "10.0.0.1", "port": "6789"},
+        {"name": "::1", "port": "3300"},
+    ]
+    assert source.find("auth").get("username") == "libvirt"
+    assert source.find("auth/secret").attrib == {"type": "ceph", "uuid": "5f0b-uuid"}
+
+
+def test_a_block_disk_over_an_image_is_told_both_devices() -> None:
+    chain = [Link(Location("block", "/dev/vg/web1"), "qcow2"), Link(Location("block", "/dev/vg/image"), "raw")]
+    disk = ElementTree.fromstring(disk_xml(chain, Attachment(), "vda"))
+    assert (disk.get("type"), disk.find("source").attrib) == ("block", {"dev": "/dev/vg/web1"})
+    below = disk.find("backingStore")
+    assert (below.get("type"), below.find("source").get("dev")) == ("block", "/dev/vg/image")
+    assert below.find("source/seclabel").get("relabel") == "no"
+    assert below.find("backingStore").attrib == {}

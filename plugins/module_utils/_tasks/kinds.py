@@ -1,0 +1,96 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Which record store and which backend serve which type of libvirt pool: the one place that knows all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .._backends.file import PRIVATE, FileVolumes
+from .._backends.perform import Parts
+from .._ground.command import Runner
+from .._ground.errors import NotFound, StorageError
+from .._ground.libvirt_host import Host
+from .._policy.plan import Fields
+from .._policy.pool_xml import Definition
+from .._records.contract import Listing
+from .._records.folder import FolderStore
+
+LEASE = 30.0
+"""Seconds for which a holder may show no life before others go on without it."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a backend works with on this host."""
+
+    host: Host
+    runner: Runner
+    lease: float = LEASE
+
+
+class NoRecords:
+    """The store of a pool that has no records yet, for looking at only."""
+
+    def states(self) -> Listing:
+        """No record."""
+        return Listing({})
+
+    def notes(self, record_id: str) -> Fields:
+        """No facts."""
+        return {}
+
+    def busy(self) -> tuple[str, ...]:
+        """Nobody."""
+        return ()
+
+    def destroy(self) -> None:
+        """Nothing to remove."""
+
+
+Opener = Callable[[Definition, Surroundings, bool, bool], Parts]
+
+
+def open_parts(definition: Definition, around: Surroundings, *, make: bool = False, bare: bool = False) -> Parts:
+    """A pool's store and backend. Where there are no records yet, ``make`` begins them, and ``bare`` has `NoRecords`.
+
+    Raises NotFound where there are none otherwise, and StorageError for a type that is none of ours.
+    """
+    opener = KINDS.get(definition.type)
+    if opener is None:
+        raise StorageError(
+            f"The pool {definition.name} is of type {definition.type}, which virt.storage does not manage: "
+            f"use a pool of type {' or '.join(KINDS)}."
+        )
+    parts = opener(definition, around, make, bare)
+    if make:
+        parts.volumes.prepare()
+    return parts
+
+
+def _records(begin: Callable[[], Any], open_: Callable[[], Any], make: bool, bare: bool) -> Any:
+    try:
+        return begin() if make else open_()
+    except NotFound:
+        if not bare:
+            raise
+        return NoRecords()
+
+
+def _folder(definition: Definition, around: Surroundings, make: bool, bare: bool) -> Parts:
+    private, beat = os.path.join(definition.path, PRIVATE), around.lease / 10
+    store = _records(
+        lambda: FolderStore.make(private, beat), lambda: FolderStore.open(private, beat), make=make, bare=bare
+    )
+    inherited = store.locks.inherited if isinstance(store, FolderStore) else tuple
+    return Parts(store, FileVolumes(definition.path, around.runner, inherited, around.host))
+
+
+KINDS: Mapping[str, Opener] = {"dir": _folder, "netfs": _folder}
