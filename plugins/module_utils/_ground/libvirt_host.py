@@ -13,33 +13,28 @@ and their XML are all that is asked for.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-from .errors import BadInput, Busy, InUse, MissingRequirement, NotFound, OutOfSpace, StorageError
+from .errors import BadInput, Busy, InUse, MissingRequirement, NotFound
+from .libvirt_errors import NoDaemon, silent, told
+from .libvirt_secrets import Secret, Secrets
 
 try:
     import libvirt  # type: ignore[import-untyped,unused-ignore]
 except ImportError:
     libvirt = None
 
-_LIBVIRT_ERRORS: tuple[type[Exception], ...] = (libvirt.libvirtError,) if libvirt else ()
 SYSTEM = "qemu:///system"
 Identity = tuple[Any, ...]
 REFRESH_TRIES = 10
 REFRESH_PAUSE = 0.5
 """Seconds between two tries to refresh a pool that is busy with another job."""
-
-
-class NoDaemon(StorageError):
-    """Nothing listens on libvirt's socket: it is not installed, or not started yet."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class Use:
         return f"{self.domain} ({self.state}, {self.target})"
 
 
-class Host:
+class Host(Secrets):
     """A connection to the libvirt daemon of this host.
 
     Every method raises a `StorageError` that says what libvirt could not do, and `NotFound` only where libvirt
@@ -98,9 +93,9 @@ class Host:
                 "The Python bindings of libvirt are missing: install python3-libvirt with apt or dnf.",
                 packages=["python3-libvirt"],
             )
-        libvirt.registerErrorHandler(_silent, None)
+        libvirt.registerErrorHandler(silent, None)
         self.uri = uri
-        with _told(f"connect to {uri}"):
+        with told(f"connect to {uri}"):
             self._connection = libvirt.open(uri)
 
     def __enter__(self) -> Host:
@@ -117,7 +112,7 @@ class Host:
 
     def pools(self) -> list[PoolStatus]:
         """All pools, defined or only running, by name."""
-        with _told("list the storage pools"):
+        with told("list the storage pools"):
             pools = self._connection.listAllStoragePools(0)
         found = []
         for pool in pools:
@@ -133,38 +128,38 @@ class Host:
 
     def define(self, xml: str) -> None:
         """Store a pool's definition. With the UUID of a pool that exists, that pool's is replaced."""
-        with _told("define the storage pool"):
+        with told("define the storage pool"):
             self._connection.storagePoolDefineXML(xml, 0)
 
     def start(self, name: str) -> None:
         """Start a pool; it is refreshed by that. Where somebody else was faster, that is all right."""
-        with _told(f"start pool {name}"):
+        with told(f"start pool {name}"):
             pool = self._pool(name)
             if not pool.isActive():
                 pool.create(0)
 
     def stop(self, name: str) -> None:
         """Stop a pool. Its volumes stay, and so do guests that use them; a pool that libvirt mounted is unmounted."""
-        with _told(f"stop pool {name}"):
+        with told(f"stop pool {name}"):
             pool = self._pool(name)
             if pool.isActive():
                 pool.destroy()
 
     def undefine(self, name: str) -> None:
         """Forget a stopped pool. Its volumes stay."""
-        with _told(f"undefine pool {name}"):
+        with told(f"undefine pool {name}"):
             self._pool(name).undefine()
 
     def set_autostart(self, name: str, autostart: bool) -> None:
         """Whether libvirt starts the pool when it starts itself."""
-        with _told(f"set autostart of pool {name}"):
+        with told(f"set autostart of pool {name}"):
             self._pool(name).setAutostart(int(autostart))
 
     def refresh(self, name: str) -> None:
         """Have libvirt list the pool's volumes anew; raises `Busy` while another job keeps the pool."""
         for attempt in range(REFRESH_TRIES):
             try:
-                with _told(f"refresh pool {name}"):
+                with told(f"refresh pool {name}"):
                     self._pool(name).refresh(0)
                     return
             except Busy:
@@ -173,11 +168,11 @@ class Host:
                 time.sleep(REFRESH_PAUSE)
 
     def _pool(self, name: str) -> Any:
-        with _told(f"look up pool {name}"):
+        with told(f"look up pool {name}"):
             return self._connection.storagePoolLookupByName(name)
 
     def _status(self, pool: Any) -> PoolStatus:
-        with _told(f"describe pool {pool.name()}"):
+        with told(f"describe pool {pool.name()}"):
             persistent = bool(pool.isPersistent())
             _unused, capacity, allocation, available = pool.info()
             return PoolStatus(
@@ -196,13 +191,13 @@ class Host:
 
     def uses(self) -> list[Use]:
         """Every source of every disk of every guest, backing chains included, running and as defined."""
-        with _told("list the guests"):
+        with told("list the guests"):
             domains = self._connection.listAllDomains(0)
-        pools = {status.name: _target(status.xml) for status in self.pools()}
+        roots = {status.name: _target(status.xml) for status in self.pools()}
         found: list[Use] = []
         for domain in domains:
             try:
-                found.extend(self._uses_of(domain, pools))
+                found.extend(self._uses_of(domain, roots))
             except NotFound:
                 continue  # undefined between the listing and the look
         return found
@@ -217,7 +212,7 @@ class Host:
         Only grows: a guest that sees ``size`` bytes or more is left alone. Libvirt's call would shrink too, so
         whoever calls holds the disk's lock.
         """
-        with _told(f"grow {target} of {domain}"):
+        with told(f"grow {target} of {domain}"):
             guest = self._connection.lookupByName(domain)
             if not guest.isActive():
                 raise InUse(f"The guest {domain} is not running: its disk {target} is grown as a file.", domain=domain)
@@ -226,12 +221,12 @@ class Host:
             seen: int = guest.blockInfo(target, 0)[0]
             return seen
 
-    def _uses_of(self, domain: Any, pools: dict[str, str]) -> list[Use]:
-        with _told(f"describe guest {domain.name()}"):
+    def _uses_of(self, domain: Any, roots: dict[str, str]) -> list[Use]:
+        with told(f"describe guest {domain.name()}"):
             name, state = domain.name(), _state(domain)
-            found = _disks(name, state, domain.XMLDesc(0), pools)
+            found = _disks(name, state, domain.XMLDesc(0), roots)
             if domain.isActive() and domain.isPersistent():
-                found += _disks(name, "off", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), pools)
+                found += _disks(name, "off", domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), roots)
             return list(dict.fromkeys(found))
 
 
@@ -255,6 +250,10 @@ class EmptyHost(Host):
     def uses(self) -> list[Use]:
         """No guest."""
         return []
+
+    def secret(self, uuid: str) -> Secret:
+        """`NotFound`, always."""
+        raise NotFound(f"There is no secret {uuid}: libvirt does not run here.")
 
 
 def connect(uri: str, check_mode: bool, warnings: list[str]) -> Host:
@@ -288,6 +287,11 @@ def beneath(uses: list[Use], folder: str) -> list[Use]:
     return [use for use in uses if use.source.startswith("/") and os.path.realpath(use.source).startswith(root)]
 
 
+def within(uses: list[Use], ceph_pool: str) -> list[Use]:
+    """Those of ``uses`` whose source is an image of a Ceph pool, or of a namespace in one, "pool/namespace"."""
+    return [use for use in uses if use.source.rpartition("/")[0] == ceph_pool]
+
+
 def _identity(path: str) -> Identity:
     """What makes two paths the same volume: the device number of a device, the inode of a file."""
     try:
@@ -306,52 +310,25 @@ def _state(domain: Any) -> str:
     return "paused" if domain.state(0)[0] in paused else "running"
 
 
-def _disks(name: str, state: str, xml: str, pools: dict[str, str]) -> list[Use]:
+def _disks(name: str, state: str, xml: str, roots: dict[str, str]) -> list[Use]:
     found = []
     for disk in ElementTree.fromstring(xml).iterfind("./devices/disk"):
         target = disk.find("target")
         shown = target.get("dev", "") if target is not None else ""
         for source in disk.iter("source"):
-            where = _source(source, pools)
+            where = _source(source, roots)
             if where:
                 found.append(Use(name, state, shown, where))
     return found
 
 
-def _source(source: ElementTree.Element, pools: dict[str, str]) -> str:
+def _source(source: ElementTree.Element, roots: dict[str, str]) -> str:
     if source.get("volume"):
-        return os.path.join(pools.get(source.get("pool", ""), ""), source.get("volume", ""))
+        return os.path.join(roots.get(source.get("pool", ""), ""), source.get("volume", ""))
     return source.get("file") or source.get("dev") or source.get("name") or ""
 
 
 def _target(xml: str) -> str:
-    return ElementTree.fromstring(xml).findtext("./target/path") or ""
-
-
-def _silent(_context: Any, _error: Any) -> None:
-    """Libvirt's own handler prints every error; they are raised here."""
-
-
-@contextmanager
-def _told(doing: str) -> Iterator[None]:
-    """Turn what libvirt raises into a member of the family."""
-    try:
-        yield
-    except _LIBVIRT_ERRORS as error:
-        raise _translated(doing, error) from error
-
-
-def _translated(doing: str, error: Any) -> StorageError:
-    code, system = error.get_error_code(), error.get_int1()
-    text = " ".join((error.get_error_message() or "").split())
-    facts = {"libvirt_code": code}
-    if code in (libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_DOMAIN):
-        return NotFound(f"Libvirt could not {doing}: {text}.", **facts)
-    if error.get_error_domain() == libvirt.VIR_FROM_RPC and system in (errno.ENOENT, errno.ECONNREFUSED):
-        return NoDaemon(f"Libvirt could not {doing}: {text}; install it, or start libvirtd or virtstoraged.", **facts)
-    kind: Callable[..., StorageError] = StorageError
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR and system == errno.ENOSPC:
-        kind = OutOfSpace
-    if "asynchronous jobs running" in text:  # comes as an internal error, with nothing else to know it by
-        kind = Busy
-    return kind(f"Libvirt could not {doing}: {text}.", **facts)
+    """What stands before the names of a pool's volumes: its folder, or the Ceph pool that it is."""
+    pool = ElementTree.fromstring(xml)
+    return pool.findtext("./source/name" if pool.get("type") == "rbd" else "./target/path") or ""

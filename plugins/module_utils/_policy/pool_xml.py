@@ -7,65 +7,52 @@
 """What defines a libvirt storage pool, and its XML.
 
 Reading keeps the parts that virt.storage manages; writing changes these parts and leaves the rest of a definition
-that somebody else made as it is.
+that somebody else made as it is. A type of pool is a class for its source: to add one, add the class to `SOURCES`.
 """
 
 from __future__ import annotations
 
-import posixpath
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Union
 from xml.etree import ElementTree
 
-from .._ground.errors import BadInput
+from .pool_ceph import CephSource
+from .pool_names import shown as shown
+from .pool_nfs import NfsExport
 
-TYPES = ("dir", "netfs")
-"""The pool types that can be made. Each has its part in `Definition`; logical and rbd are to follow."""
-
-MOUNT_OPTIONS = "http://libvirt.org/schemas/storagepool/fs/1.0"
-ElementTree.register_namespace("fs", MOUNT_OPTIONS)
-
-LONGEST_NAME = 100
-LONGEST_PATH = 1000
-"""Bytes; leaves room below the kernel's 4096 for what stands in the folder."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_VERSION_OPTION = re.compile(r"(?:(?:nfs)?vers|minorversion)=.*|v\d+(?:\.\d+)?")
-_NFS_VERSIONS = ("4.1", "4.2")
-
-
-@dataclass(frozen=True)
-class NfsExport:
-    """Where a netfs pool comes from. ``version`` is "4.1" or "4.2"; ``options`` are mount options, sorted."""
-
-    host: str
-    export: str
-    version: str | None = None
-    options: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.export}"
-
-    def fields(self) -> dict[str, Any]:
-        """As the module takes and returns it; without a version that nobody set."""
-        given = {"host": self.host, "export": self.export, "version": self.version, "options": list(self.options)}
-        return {name: value for name, value in given.items() if value is not None}
+Source = Union[NfsExport, CephSource]
+SOURCES: Mapping[str, type[NfsExport] | type[CephSource]] = {"netfs": NfsExport, "rbd": CephSource}
+"""What a pool of each type comes from. A dir pool is its folder, and comes from nothing."""
+TYPES = ("dir", *SOURCES)
+"""The pool types that can be made."""
+WITH_FOLDER = ("dir", "netfs")
+"""The types whose volumes are files."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """What a pool is defined by. ``path`` is the folder in which its volumes are; ``nfs`` is for netfs alone."""
+    """What a pool is defined by. ``path`` is the folder in which its volumes are, "" where they are in none."""
 
     name: str
     type: str
-    path: str
+    path: str = ""
     uuid: str | None = None
-    nfs: NfsExport | None = None
+    source: Source | None = None
 
     def __str__(self) -> str:
-        source = f"{self.nfs} on " if self.nfs else ""
-        return f"{self.type}, {source}{self.path}"
+        source, path = str(self.source or ""), self.path
+        return f"{self.type}, {source}{' on ' if source and path else ''}{path}"
+
+    @property
+    def nfs(self) -> NfsExport | None:
+        """The source of a netfs pool."""
+        return self.source if isinstance(self.source, NfsExport) else None
+
+    @property
+    def ceph(self) -> CephSource | None:
+        """The source of an rbd pool."""
+        return self.source if isinstance(self.source, CephSource) else None
 
 
 def read(xml: str) -> Definition:
@@ -77,7 +64,7 @@ def read(xml: str) -> Definition:
         type=kind,
         path=root.findtext("./target/path") or "",
         uuid=root.findtext("uuid"),
-        nfs=_read_nfs(root) if kind == "netfs" else None,
+        source=SOURCES[kind].read(root) if kind in SOURCES else None,
     )
 
 
@@ -88,114 +75,14 @@ def write(definition: Definition, onto: str | None = None) -> str:
     _child(root, "name").text = definition.name
     if definition.uuid:
         _child(root, "uuid").text = definition.uuid
-    if definition.nfs:
-        _write_nfs(root, definition.nfs)
-    _child(_child(root, "target"), "path").text = definition.path
+    if definition.source and not (onto and read(onto).source == definition.source):
+        source = _child(root, "source")
+        for old in [part for part in source if part.tag in definition.source.PARTS]:
+            source.remove(old)
+        definition.source.write(root, source)
+    if definition.path:
+        _child(_child(root, "target"), "path").text = definition.path
     return ElementTree.tostring(root, encoding="unicode")
-
-
-def checked_name(name: str) -> str:
-    """The name for a new pool, or `BadInput`. It becomes a file name of libvirt's and stands in messages."""
-    if len(name) > LONGEST_NAME or not _NAME.fullmatch(name):
-        raise BadInput(
-            f"The pool name {shown(name)} cannot be used: give 1 to {LONGEST_NAME} of A-Z, a-z, 0-9 and . _ + -, "
-            "beginning with a letter or digit."
-        )
-    return name
-
-
-def checked_path(path: str) -> str:
-    """The folder of a pool in normal form, or `BadInput`."""
-    normal = _normal(path)
-    if normal == "/":
-        raise BadInput("The path / cannot be used: give a folder of the pool's own.")
-    return normal
-
-
-def checked_nfs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an `NfsExport` that were given, in normal form, or `BadInput` for what records cannot live on."""
-    normal = {name: value for name, value in given.items() if value is not None}
-    host, version = normal.get("host"), normal.get("version")
-    if host is not None and not re.fullmatch(r"[A-Za-z0-9\[][A-Za-z0-9_.:\]-]*", host):
-        raise BadInput(f"The NFS server {shown(host)} cannot be used: give a host name or an address.")
-    if version is not None and version not in _NFS_VERSIONS:
-        raise BadInput(f"NFS version {shown(version)} cannot be used: the records of a pool need 4.1 or 4.2.")
-    if "export" in normal:
-        normal["export"] = _normal(normal["export"])
-    if "options" in normal:
-        normal["options"] = tuple(sorted({_checked_option(option) for option in normal["options"]}))
-    return normal
-
-
-def _checked_option(option: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.:/=-]+", option):
-        raise BadInput(f"The mount option {shown(option)} cannot be used: give one option an item.")
-    if option == "nocto":
-        raise BadInput("The mount option nocto cannot be used: with it a host does not see what others wrote.")
-    if _VERSION_OPTION.fullmatch(option):
-        raise BadInput(f"The mount option {option} cannot be used: say the version with netfs.version.")
-    return option
-
-
-def unfit(nfs: NfsExport) -> str | None:
-    """What is wrong with the definition of an NFS pool that somebody else made; None when it will do."""
-    if nfs.version is not None and nfs.version not in (*_NFS_VERSIONS, "4"):
-        return f"it is defined with NFS version {nfs.version}, and the records of a pool need 4.1 or 4.2"
-    if "nocto" in nfs.options:
-        return "it is defined with nocto, with which a host does not see what others wrote"
-    return None
-
-
-def unfit_mount(options: str) -> str | None:
-    """What is wrong with a mounted NFS file system, from its super options in mountinfo; None when it will do."""
-    given = options.split(",")
-    version = next((option.partition("=")[2] for option in given if option.startswith("vers=")), "")
-    if version not in _NFS_VERSIONS:
-        return f"it is mounted with NFS version {version or 'unknown'}, and the records of a pool need 4.1 or 4.2"
-    if "nocto" in given:
-        return "it is mounted with nocto, with which a host does not see what others wrote"
-    return None
-
-
-def shown(text: str) -> str:
-    """``text`` for a message: in quotes, control characters escaped, and not at endless length."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _normal(path: str) -> str:
-    if not path.startswith("/") or ".." in path.split("/") or not path.isprintable():
-        raise BadInput(f"The path {shown(path)} cannot be used: give an absolute path without '..'.")
-    if len(path.encode()) > LONGEST_PATH or any(len(part.encode()) > 255 for part in path.split("/")):
-        raise BadInput(f"The path {shown(path)} cannot be used: it is longer than file systems allow.")
-    return "/" + posixpath.normpath(path).lstrip("/")
-
-
-def _read_nfs(root: ElementTree.Element) -> NfsExport:
-    host, export, protocol = (root.find(f"./source/{tag}") for tag in ("host", "dir", "protocol"))
-    options = [option.get("name", "") for option in root.iterfind(f"{{{MOUNT_OPTIONS}}}mount_opts/*")]
-    version = protocol.get("ver") if protocol is not None else None
-    return NfsExport(
-        host=host.get("name", "") if host is not None else "",
-        export=export.get("path", "") if export is not None else "",
-        version=version,
-        options=tuple(sorted(option for option in options if option)),
-    )
-
-
-def _write_nfs(root: ElementTree.Element, nfs: NfsExport) -> None:
-    source = _child(root, "source")
-    _child(source, "host").set("name", nfs.host)
-    _child(source, "dir").set("path", nfs.export)
-    _child(source, "format").set("type", "nfs")
-    if nfs.version:
-        _child(source, "protocol").set("ver", nfs.version)
-    listed = root.find(f"{{{MOUNT_OPTIONS}}}mount_opts")
-    if listed is not None:
-        root.remove(listed)
-    if nfs.options:
-        listed = ElementTree.SubElement(root, f"{{{MOUNT_OPTIONS}}}mount_opts")
-        for option in nfs.options:
-            ElementTree.SubElement(listed, f"{{{MOUNT_OPTIONS}}}option").set("name", option)
 
 
 def _child(parent: ElementTree.Element, tag: str) -> ElementTree.Element:

@@ -14,7 +14,9 @@ from typing import Any
 
 from .._ground.errors import BadInput, InUse, LostMetadata, StorageError
 from .plan import Action, Differences, Fields, Plan
-from .pool_xml import TYPES, Definition, NfsExport, checked_name, unfit, unfit_mount
+from .pool_names import checked_name
+from .pool_nfs import NfsExport, unfit, unfit_mount
+from .pool_xml import WITH_FOLDER, Definition
 
 FOLDER_MODE = 0o711
 """Mode of a folder that is made: libvirt's qemu user has to pass through it, and nobody else to list it."""
@@ -127,11 +129,13 @@ def wished_definition(want: Wish, have: Definition | None) -> Definition:
             f"Pool {want.name} is of type {have.type}, and type {want.type} was asked for: choose another name, or "
             "undefine that pool first (state=absent leaves its volumes where they are)."
         )
-    if have.type not in TYPES:
-        raise BadInput(f"Pool {want.name} is of type {have.type}, and only {' and '.join(TYPES)} pools can be managed.")
+    if have.type not in WITH_FOLDER:
+        raise BadInput(
+            f"Pool {want.name} is of type {have.type}, and only {' and '.join(WITH_FOLDER)} pools can be managed."
+        )
     _check_netfs_belongs(want, have.type)
     nfs = replace(have.nfs, **want.netfs) if have.nfs and want.netfs else have.nfs
-    return replace(have, path=want.path or have.path, nfs=nfs)
+    return replace(have, path=want.path or have.path, source=nfs)
 
 
 def _new_definition(want: Wish) -> Definition:

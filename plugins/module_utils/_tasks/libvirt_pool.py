@@ -18,7 +18,9 @@ from .._ground.errors import BadInput, StorageError
 from .._ground.libvirt_host import Host, PoolStatus, beneath, connect
 from .._ground.mounts import mounted_at
 from .._policy.plan import Fields, Plan
-from .._policy.pool_xml import Definition, checked_nfs, checked_path, read, shown, unfit_mount, write
+from .._policy.pool_names import checked_path, shown
+from .._policy.pool_nfs import checked_nfs, unfit_mount
+from .._policy.pool_xml import Definition, read, write
 from .._policy.pools import Contents, Found, Wish, plan, wished_definition
 from .._policy.sizes import parse_size
 from .kinds import Surroundings

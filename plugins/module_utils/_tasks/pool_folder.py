@@ -15,7 +15,7 @@ import stat
 from typing import Any
 
 from .._ground.errors import BadInput
-from .._policy.pool_xml import shown
+from .._policy.pool_names import shown
 from .._policy.pools import FOLDER_MODE, Folder, Wish
 
 

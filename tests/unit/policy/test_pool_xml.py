@@ -7,17 +7,14 @@ from __future__ import annotations
 import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput
-from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import (
-    Definition,
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_names import checked_name, checked_path
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_nfs import (
     NfsExport,
-    checked_name,
     checked_nfs,
-    checked_path,
-    read,
     unfit,
     unfit_mount,
-    write,
 )
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import Definition, read, write
 
 FOREIGN = """
 <pool type='dir'>

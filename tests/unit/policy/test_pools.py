@@ -11,7 +11,8 @@ from dataclasses import replace
 import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import InUse, StorageError
-from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import Definition, NfsExport
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_nfs import NfsExport
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import Definition
 from ansible_collections.virt.storage.plugins.module_utils._policy.pools import Contents, Folder, Found, Wish, plan
 
 SHARED = Definition("shared", "netfs", "/srv/shared", "3d752bc0-9729-41c3-9e55-9f0202916884", NfsExport("nas", "/x"))
