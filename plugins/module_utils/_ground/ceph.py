@@ -127,6 +127,11 @@ class Cluster:
             ioctx.set_namespace(namespace)
             return ioctx
 
+    def option(self, name: str) -> str:
+        """What an option of this client is set to, by whoever set it."""
+        with told(f"tell the option {name}"):
+            return str(self._rados.conf_get(name))
+
     def mon_command(self, prefix: str, **arguments: Any) -> Any:
         """What the monitors reply to a command, such as ``df``, in the JSON form of theirs."""
         command = json.dumps({"prefix": prefix, "format": "json", **arguments})
