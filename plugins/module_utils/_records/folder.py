@@ -36,7 +36,7 @@ from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
 from .folder_files import check_own_folder, drop, look_afresh, names_in, new_file, read_file, seconds_since_named
-from .types import ENDED, SCHEMA, Record, State, from_json, is_id, to_json
+from .types import ENDED, SCHEMA, Record, State, from_json, is_id, state_named, to_json
 
 SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
@@ -166,7 +166,7 @@ class FolderStore:
             record_id, _dot, word = name.rpartition(".")
             if not is_id(record_id):
                 continue
-            state = _state(word, record_id)
+            state = state_named(word, record_id)
             twice = states.get(record_id, State.MOVING) is not State.MOVING
             states[record_id] = State.MOVING if twice else state
         return Listing(states)
@@ -387,14 +387,3 @@ OWNER = "owner+"
 """Names of locks that stand for one process begin so."""
 NEW_SECONDS = 24 * 3600
 """How old a file without a name must be to be nobody's."""
-
-
-def _state(word: str, record_id: str) -> State:
-    try:
-        return State(word)
-    except ValueError:
-        raise NewerSchema(
-            f"The record of {record_id} is in state {word!r}, which this version of virt.storage does not know: "
-            "use a newer version of the collection.",
-            id=record_id,
-        ) from None

@@ -176,6 +176,18 @@ def taken_apart(record_id: str) -> Name:
     return Name(instance=parts[0], role=parts[1])
 
 
+def state_named(word: str, record_id: str) -> State:
+    """The state that a store calls ``word``; NewerSchema for one that we do not know, since it could mean anything."""
+    try:
+        return State(word)
+    except ValueError:
+        raise NewerSchema(
+            f"The record of {record_id} is in state {word!r}, which this version of virt.storage does not know: "
+            "use a newer version of the collection.",
+            id=record_id,
+        ) from None
+
+
 def checked_instance(name: str) -> str:
     """The name of an instance, or BadInput."""
     return _checked(
