@@ -1,0 +1,387 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The backend for Ceph: libvirt's ``rbd`` pools. Every volume is an RBD image of raw content.
+
+An image of the cache is sealed by a snapshot; what is read of it, and cloned from it, is that snapshot. Disks are
+clones of it. Guests that use an image are seen by Ceph itself, on any host: an image that is open for writing is
+watched. The watch of a client that died goes away after half a minute, and what must not be done to a volume in use
+waits for that.
+
+Libvirt's own calls are not used: for rbd pools they neither upload nor download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from .._ground.ceph import Cluster, told
+from .._ground.command import Runner
+from .._ground.contents import Content, Means, RawReader
+from .._ground.errors import BadInput, NotFound, StorageError
+from .._ground.inspection import round_up
+from .._ground.intake import Staging
+from .._ground.libvirt_host import Host, Use
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .._ground.rbd_image import RbdReader, RbdSink, allocated
+from .._ground.rbd_snapshot import RbdSnapshot
+from .._ground.staging import sweep_staging
+from .._ground.work import with_beat
+from .._policy.disk_xml import Location
+from .._records.types import Volume
+from .contract import Capabilities, Stat, Users
+from .rbd_pool import SNAPSHOT, RbdPool, is_sealed
+from .rbd_removal import Removal
+
+try:
+    import rbd  # type: ignore[import-not-found,import-untyped,unused-ignore]
+except ImportError:
+    rbd = None
+
+R = TypeVar("R")
+
+PATIENCE = 40.0
+"""Seconds, and a few more, for which a client that died is still seen as using an image."""
+OLD_FORMAT = "none"
+"""Stands for the id of an image of RBD's first format, which has none."""
+_THREADS = 8
+_DAY = 24 * 3600.0
+
+
+class RbdVolumes:
+    """The images of ``pool``. ``secret`` is the UUID of the libvirt secret that has the user's key, ``host`` is asked
+    for guests, and tells a running one that its disk grew; ``staging`` is where a source is kept that cannot be
+    converted as it comes. ``patience`` is for how many seconds the trace of a client is waited for to go away."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        pool: str,
+        runner: Runner,
+        staging: Staging,
+        namespace: str = "",
+        host: Host | None = None,
+        secret: str = "",
+        beat: Callable[[], None] = lambda: None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._cluster, self._pool = cluster, RbdPool(cluster, pool, namespace)
+        self._runner, self._staging, self._host, self._beat = runner, staging, host, beat
+        self._secret, self._patience = secret, patience
+
+    def prepare(self) -> None:
+        """See Backend."""
+        os.makedirs(self._staging.directory, mode=0o700, exist_ok=True)
+        os.chmod(self._staging.directory, 0o700)
+
+    def clear(self) -> None:
+        """See Backend."""
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(self._staging.directory)
+
+    def capabilities(self) -> Capabilities:
+        """See Backend. How clones are made is the cluster's to say."""
+        return Capabilities(
+            backend="rbd",
+            image_name="{id}",
+            disk_names={"raw": "{id}"},
+            clones={"clone": "raw", "copy": "raw"},
+            clone_reasons={
+                "clone": f"a clone (format {self._pool.clone_format}) costs the same whatever the size of its image, "
+                "whose objects it shares",
+                "copy": "asked for: a full copy that needs no image",
+            },
+            independent=frozenset({"copy"}),
+            spells_backing=False,
+        )
+
+    # Telling
+
+    def location(self, volume: Volume) -> Location:
+        """See Backend."""
+        access = self._cluster.access
+        return Location("network", self._pool.spec(volume.name), access.hosts, access.user, self._secret)
+
+    def name_at(self, address: str) -> str | None:
+        """See Backend."""
+        folder, _slash, name = address.rpartition("/")
+        return name if name and "@" not in name and folder == self._pool.spec("x").rpartition("/")[0] else None
+
+    def flaw(self, volume: Volume) -> str:
+        """See Backend. There is nothing that raw content could be wrong about."""
+        native = self.inventory().get(volume.name)
+        if native is None:
+            return "the pool has no image of this name"
+        return "it is of RBD's first format, which nobody can tell apart by an id" if native == OLD_FORMAT else ""
+
+    def obstacle_to_clone(self, how: str) -> str:
+        """See Backend."""
+        clones = self.capabilities().clones
+        return "" if how in clones else f"the pool offers {', '.join(clones)}"
+
+    @contextlib.contextmanager
+    def reading(self, volume: Volume) -> Iterator[RawReader]:
+        """See Backend."""
+        with self._pool.open(volume, "read", SNAPSHOT) as image:
+            yield RbdReader(image)
+
+    def others(self) -> Sequence[str]:
+        """See Backend. Images in the trash can come back."""
+        with told("list the trash"):
+            return [f"{entry['name']} (in the trash)" for entry in rbd.RBD().trash_list(self._pool.ioctx)]
+
+    # Looking
+
+    def inventory(self) -> Mapping[str, str]:
+        """See the contract. One listing: no image is opened."""
+        with told(f"list the images of {self._pool.name}"):
+            return {image["name"]: image["id"] or OLD_FORMAT for image in rbd.RBD().list2(self._pool.ioctx)}
+
+    def stat_all(self, batch: Sequence[tuple[Volume]]) -> list[Stat | None]:
+        """Several at a time."""
+        return self._each(self.stat, batch)
+
+    def stat(self, volume: Volume) -> Stat | None:
+        """See the contract. Of an image without a valid object map, what is allocated is said to be all of it."""
+        try:
+            with self._pool.open(volume) as image:
+                return Stat(image.size(), allocated(image), image.id())
+        except NotFound:
+            return None
+
+    def pointer(self, volume: Volume) -> str | None:
+        """See the contract. An image of this pool by its name, anything else as ``pool/image@snapshot``."""
+        with self._pool.open(volume) as image:
+            try:
+                parent = image.get_parent_image_spec()
+            except rbd.ImageNotFound:
+                return None
+        where = (parent["pool_name"], parent["pool_namespace"])
+        name, snapshot = str(parent["image_name"]), parent["snap_name"]
+        if where == (self._pool.name, self._pool.namespace) and snapshot == SNAPSHOT:
+            return name
+        return "/".join(filter(None, (*where, f"{name}@{snapshot}")))
+
+    def digest(self, volume: Volume) -> str:
+        """See the contract."""
+        with self._pool.open(volume, "read") as image:
+            if is_sealed(image):
+                image.set_snap(SNAPSHOT)
+            return RbdReader(image).content(self._beat)
+
+    def capacity(self) -> tuple[int, int]:
+        """See the contract. What Ceph says could still be stored, with the replication and the quota of the pool."""
+        for pool in self._cluster.mon_command("df", detail="detail")["pools"]:
+            if pool["name"] == self._pool.name:
+                found, stored = pool["stats"], int(pool["stats"]["stored"])
+                free, quota = int(found["max_avail"]), int(found.get("quota_bytes", 0))
+                free = min(free, max(0, quota - stored)) if quota else free
+                return stored + free, free
+        raise NotFound(f"There is no pool {self._pool.name} in the Ceph cluster.")
+
+    def sealed(self, volume: Volume) -> bool:
+        """See the contract."""
+        with self._pool.open(volume) as image:
+            return is_sealed(image) and (self._pool.clone_format == 2 or image.is_protected_snap(SNAPSHOT))
+
+    def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
+        """One look over the host's guests for all; the clients of several volumes at a time."""
+        try:
+            guests = self._guests()
+        except StorageError as error:
+            return [_unknown(error) for _unused in batch]
+
+        def users(volume: Volume) -> Users:
+            try:
+                seen, clients = self._pool.users(volume, guests)
+            except StorageError as error:
+                return _unknown(error)
+            return Users(by=(*seen, *clients))
+
+        return self._each(users, batch)
+
+    def users(self, volume: Volume) -> Users:
+        """See the contract. A client that died within the last half minute cannot be told from one that lives."""
+        return self.users_all([(volume,)])[0]
+
+    def _guests(self) -> list[Use]:
+        return [] if self._host is None else self._host.uses()
+
+    # Making
+
+    def allocate_all(self, batch: Sequence[tuple[Volume, int]]) -> list[Outcome]:
+        """Several at a time."""
+        return self._each(self.allocate, batch)
+
+    def allocate(self, volume: Volume, size: int) -> Outcome:
+        """See the contract. What was never written reads as zeroes."""
+        if size <= 0:
+            raise BadInput(f"The volume {volume} is to have {size} bytes: give it at least one.")
+        with told(f"make the image {self._pool.spec(volume.name)}"):
+            try:
+                rbd.RBD().create(self._pool.ioctx, volume.name, round_up(size))
+            except rbd.ImageExists:
+                return self._made_before(volume, round_up(size), None)
+        return DONE
+
+    def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
+        """Several at a time; each image is looked at once."""
+        images = {image.name: image for image, *_unused in batch}
+        sizes = dict(zip(images, self._each(self._size_to_clone, [(image,) for image in images.values()])))
+        return self._each(self._clone, [(*arguments, sizes[arguments[0].name]) for arguments in batch])
+
+    def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
+        """See the contract."""
+        return self.clone_all([(image, volume, size, how)])[0]
+
+    def _size_to_clone(self, image: Volume) -> int:
+        """The size of an image that clones can be made of; -1 where there is none."""
+        try:
+            with self._pool.open(image, "look at", SNAPSHOT) as opened:
+                protected = self._pool.clone_format == 2 or opened.is_protected_snap(SNAPSHOT)
+                size: int = opened.size()
+        except NotFound:
+            return -1
+        if not protected:
+            self.seal(image)  # it was made when the cluster admitted newer clients only
+        return size
+
+    def _clone(self, image: Volume, volume: Volume, size: int, how: str, least: int) -> Outcome:
+        """One clone, grown last: one that was cut short is not taken for a whole one."""
+        if least < 0:
+            return refused(f"the image {image} has no volume that is sealed")
+        if least > size:
+            return refused(f"the image {image} has {least} bytes, more than the {size} asked for")
+        flat = how == "copy"
+        try:
+            with told(f"clone the image {self._pool.spec(image.name)}"):
+                ioctx = self._pool.ioctx
+                try:
+                    rbd.RBD().clone(ioctx, image.name, SNAPSHOT, ioctx, volume.name)
+                except rbd.ImageExists:
+                    return self._made_before(volume, round_up(size), None if flat else image.name)
+        except NotFound:
+            return refused(f"the image {image} was removed meanwhile")
+        if flat or round_up(size) != least:
+            with self._pool.open(volume, "make", writable=True) as made:
+                if flat:
+                    self._flatten(made)
+                made.resize(round_up(size), allow_shrink=False)
+        return DONE
+
+    def _made_before(self, volume: Volume, size: int, image: str | None) -> Outcome:
+        """Whether what stands under a fresh name is what was to be made there: then an earlier call of ours made it."""
+        stat = self.stat(volume)
+        if stat is not None and stat.size == size and self.pointer(volume) == image:
+            return ALREADY
+        return refused(f"another image stands at {volume}")
+
+    def fill(self, volume: Volume, content: Content) -> Facts:
+        """See the contract. Nothing is kept on this host on the way, but a source that needs random access."""
+        if isinstance(content, RbdSnapshot):
+            facts = self._clone_snapshot(volume, content)
+            if facts is not None:
+                return facts
+        shown = self._pool.spec(volume.name)
+        with told(f"make the image {shown}"):
+            rbd.RBD().create(self._pool.ioctx, volume.name, 0)
+        means = Means(self._runner, self._staging, self._beat, ())
+        with self._pool.open(volume, "write", writable=True) as image:
+            return content.pour([RbdSink(image, shown)], means)
+
+    def _clone_snapshot(self, volume: Volume, source: RbdSnapshot) -> Facts | None:
+        """Clone a snapshot of this very cluster; None where it has to be copied."""
+        if source.cluster.fsid != self._cluster.fsid:
+            return None
+        facts = source.clone_into(self._cluster, self._pool.ioctx, volume.name, self._pool.clone_format)
+        if facts is not None and source.flattened:
+            with self._pool.open(volume, "flatten", writable=True) as image:
+                self._flatten(image)
+                facts["content"] = RbdReader(image).content(self._beat)
+        return facts
+
+    def seal(self, volume: Volume) -> Outcome:
+        """See the contract."""
+        with self._pool.open(volume, "seal", writable=True) as image:
+            if not is_sealed(image):
+                image.create_snap(SNAPSHOT)
+            if self._pool.clone_format == 1 and not image.is_protected_snap(SNAPSHOT):
+                image.protect_snap(SNAPSHOT)
+        return DONE
+
+    # Changing
+
+    def grow(self, volume: Volume, size: int) -> Outcome:
+        """See the contract. Whoever else has the image open learns of it by the watch."""
+        size = round_up(size)
+        stat = self.stat(volume)
+        if stat is None:
+            return refused(f"the volume {volume} is missing")
+        if stat.size >= size:
+            return ALREADY
+        spec = self._pool.spec(volume.name)
+        live = [use for use in self._guests() if use.live and use.source == spec]
+        if any(use.state == "saved" for use in live):
+            return refused(f"a saved guest goes on with it as it is: {live[0]}")
+        if self._host is not None and live:
+            self._host.block_resize(live[0].domain, live[0].target, size)
+            return DONE
+        with self._pool.open(volume, "grow", writable=True) as image:
+            if image.size() < size:
+                image.resize(size, allow_shrink=False)
+        return DONE
+
+    def flatten(self, volume: Volume) -> Outcome:
+        """See the contract. The pointer to the image goes last."""
+        if self.pointer(volume) is None:
+            return ALREADY
+        users = self.users(volume)
+        if users:
+            return refused(f"it is in use by {users}")
+        with self._pool.open(volume, "flatten", writable=True) as image:
+            self._flatten(image)
+        return DONE
+
+    def _flatten(self, image: Any) -> None:
+        with_beat(lambda _alive: image.flatten(), self._beat, timeout=_DAY, cancel=lambda: None)
+
+    def adopt(self, found: str, volume: Volume) -> Outcome:
+        """See the contract. An image keeps its name: renaming one is not atomic, and a crash leaves it two."""
+        if self.inventory().get(found) != volume.adopted or found != volume.name:
+            return refused(f"{found} is not the image that it was when the task began")
+        return DONE
+
+    def leave(self, found: str, volume: Volume) -> Outcome:
+        """See the contract. An adopted image never had two names."""
+        return ALREADY
+
+    def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
+        """One look over the host's guests for all, then several at a time."""
+        guests = self._guests()
+        removal = Removal(self._pool, guests, self._patience, self._beat)
+        return self._each(removal.remove, batch)
+
+    def remove(self, volume: Volume) -> Outcome:
+        """See the contract."""
+        return self.remove_all([(volume,)])[0]
+
+    def sweep(self) -> list[str]:
+        """See the contract."""
+        return sweep_staging(self._staging.directory)
+
+    @staticmethod
+    def _each(do: Callable[..., R], batch: Sequence[tuple[Any, ...]]) -> list[R]:
+        """Do it for all of a batch, several at a time. All have come to an end when an error is raised."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(lambda arguments: do(*arguments), batch))
+
+
+def _unknown(error: StorageError) -> Users:
+    return Users(unknown=f"it cannot be told who uses it: {error}")

@@ -1,0 +1,100 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Removing images, which nothing may use and nothing may stand on."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .._ground.ceph import told
+from .._ground.errors import InUse, NotFound, StorageError
+from .._ground.libvirt_host import Use
+from .._ground.ops import ALREADY, DONE, Outcome, refused
+from .._records.types import Volume
+from .rbd_pool import SNAPSHOT, RbdPool, is_ours, told_clones
+
+try:
+    import rbd  # type: ignore[import-not-found,import-untyped,unused-ignore]
+except ImportError:
+    rbd = None
+
+_LOOKS = 1.0
+"""Seconds between two looks."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Removes images of a pool. ``guests`` are what the guests of this host use, ``patience`` is for how many seconds
+    a client is waited for to go away."""
+
+    pool: RbdPool
+    guests: Sequence[Use]
+    patience: float
+    beat: Callable[[], None]
+
+    def remove(self, volume: Volume) -> Outcome:
+        """No such image on return; ALREADY where there was none, refused with what stands in the way.
+
+        A clone that somebody makes meanwhile keeps its data: Ceph lets an image with clones go neither before its
+        snapshot is removed nor after.
+        """
+        try:
+            why = self._bar(volume) or self._use_that_stays(volume)
+            if why:
+                return refused(why)
+            self._remove_snapshots(volume)
+        except NotFound:
+            pass  # one that is half made, or half removed, cannot be opened and has a name all the same
+        except InUse as error:
+            return refused(f"it is in use: {error.message}")
+        try:
+            with told(f"remove the image {self.pool.spec(volume.name)}"):
+                rbd.RBD().remove(self.pool.ioctx, volume.name)
+        except NotFound:
+            return ALREADY
+        except InUse as error:
+            return refused(f"it is in use: {error.message}")
+        except StorageError as error:
+            if error.facts.get("errno") == errno.ENOTEMPTY:
+                return refused("a clone or a snapshot of it was made meanwhile")
+            raise
+        return DONE
+
+    def _bar(self, volume: Volume) -> str:
+        """What else is made of the image. A clone that is in the trash can come back, and counts."""
+        with self.pool.open(volume) as image:
+            children = list(image.list_children2())
+            if children:
+                return f"clones stand on it: {told_clones(children)}"
+            foreign = [snapshot["name"] for snapshot in image.list_snaps() if not is_ours(snapshot)]
+            return f"it has snapshots that others made: {', '.join(foreign)}" if foreign else ""
+
+    def _use_that_stays(self, volume: Volume) -> str:
+        """Who uses the image, when the dead have had the time to be forgotten; empty where nobody does."""
+        until = time.monotonic() + self.patience
+        while True:
+            seen, clients = self.pool.users(volume, self.guests)
+            if not seen and not clients:
+                return ""
+            if seen or time.monotonic() >= until:
+                return f"it is in use by {', '.join([*seen, *clients])}"
+            self.beat()
+            time.sleep(min(_LOOKS, self.patience / 4))
+
+    def _remove_snapshots(self, volume: Volume) -> None:
+        """Remove our own, and those that Ceph has kept aside for clones that are gone."""
+        with self.pool.open(volume, "remove", writable=True) as image:
+            for snapshot in list(image.list_snaps()):
+                if snapshot["namespace"] == rbd.RBD_SNAP_NAMESPACE_TYPE_TRASH:
+                    image.remove_snap_by_id(snapshot["id"])
+                    continue
+                if image.is_protected_snap(SNAPSHOT):
+                    image.unprotect_snap(SNAPSHOT)
+                image.remove_snap(SNAPSHOT)

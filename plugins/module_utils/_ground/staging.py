@@ -1,0 +1,27 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The folder of a pool for sources that have to be read twice. Its files have no name while they are used: what has
+one was left by the dead."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from .usage import users_of_files
+
+
+def sweep_staging(directory: str) -> list[str]:
+    """Remove what was left there, and give its paths. What any process has open stays."""
+    cleared = []
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if not any(users_of_files([path]).values()):
+                os.unlink(path)
+                cleared.append(path)
+    return cleared
