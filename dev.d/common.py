@@ -40,6 +40,13 @@ PACKAGES = (
     "qemu-utils",
     "qemu-block-extra",
     "python3-libvirt",
+    # a Ceph cluster and its bindings
+    "ceph-common",
+    "ceph-mgr",
+    "ceph-mon",
+    "ceph-osd",
+    "python3-rados",
+    "python3-rbd",
     # file systems and compressors that disks and sources are made with
     "btrfs-progs",
     "dosfstools",

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 
+import ceph
 import lint
 import sanity
 from common import (
@@ -106,6 +107,7 @@ def daemon(action: str) -> bool:
 def clean() -> bool:
     """Stop what was started and remove ``.work``; packages of the distribution are named and left."""
     libvirtd_down()
+    ceph.down()
     told = WORK / "apt-installed"
     if told.exists():
         say(f"installed with apt, and left: {' '.join(sorted(set(told.read_text(encoding='ascii').split())))}")
@@ -127,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     benches.add_argument("name", choices=BENCHES)
     daemons = commands.add_parser("libvirtd", help="start or stop libvirtd where no service manager does")
     daemons.add_argument("action", choices=("up", "down", "status"))
+    commands.add_parser("ceph", help="a Ceph cluster on the loopback, for the tests of rbd pools", add_help=False)
     commands.add_parser("quickstart", help="from nothing to a booted guest; --remove takes it all away", add_help=False)
     commands.add_parser("vm", help="the machines that the netfs tests run on", add_help=False)
     commands.add_parser("clean", help="stop and remove what ./dev made; packages of the distribution stay")
@@ -138,7 +141,7 @@ def main() -> int:
     # Told to end, go through the same exits as an error does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options, extra = parser().parse_known_args()
-    if extra and options.command not in ("test", "bench", "quickstart", "vm"):
+    if extra and options.command not in ("test", "bench", "ceph", "quickstart", "vm"):
         parser().error(f"unrecognized arguments: {' '.join(extra)}")
     if extra and options.command == "test" and options.part in (None, "lint", "sanity"):
         parser().error(f"{' '.join(extra)}: further options belong to one part that runs pytest or molecule")
