@@ -33,7 +33,6 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.rbd_image import RbdReader, RbdSink, allocated
 from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.staging import sweep_staging
-from .._ground.work import with_beat
 from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Stat, Users
@@ -52,7 +51,6 @@ PATIENCE = 40.0
 OLD_FORMAT = "none"
 """Stands for the id of an image of RBD's first format, which has none."""
 _THREADS = 8
-_DAY = 24 * 3600.0
 
 
 class RbdVolumes:
@@ -272,7 +270,7 @@ class RbdVolumes:
         if flat or round_up(size) != least:
             with self._pool.open(volume, "make", writable=True) as made:
                 if flat:
-                    self._flatten(made)
+                    made.flatten()
                 made.resize(round_up(size), allow_shrink=False)
         return DONE
 
@@ -303,7 +301,7 @@ class RbdVolumes:
         facts = source.clone_into(self._cluster, self._pool.ioctx, volume.name, self._pool.clone_format)
         if facts is not None and source.flattened:
             with self._pool.open(volume, "flatten", writable=True) as image:
-                self._flatten(image)
+                image.flatten()
                 facts["content"] = RbdReader(image).content(self._beat)
         return facts
 
@@ -346,11 +344,8 @@ class RbdVolumes:
         if users:
             return refused(f"it is in use by {users}")
         with self._pool.open(volume, "flatten", writable=True) as image:
-            self._flatten(image)
+            image.flatten()
         return DONE
-
-    def _flatten(self, image: Any) -> None:
-        with_beat(lambda _alive: image.flatten(), self._beat, timeout=_DAY, cancel=lambda: None)
 
     def adopt(self, found: str, volume: Volume) -> Outcome:
         """See the contract. An image keeps its name: renaming one is not atomic, and a crash leaves it two."""
@@ -365,7 +360,7 @@ class RbdVolumes:
     def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
         """One look over the host's guests for all, then several at a time."""
         guests = self._guests()
-        removal = Removal(self._pool, guests, self._patience, self._beat)
+        removal = Removal(self._pool, guests, self._patience)
         return self._each(removal.remove, batch)
 
     def remove(self, volume: Volume) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._ground.ceph import told
@@ -37,7 +37,6 @@ class Removal:
     pool: RbdPool
     guests: Sequence[Use]
     patience: float
-    beat: Callable[[], None]
 
     def remove(self, volume: Volume) -> Outcome:
         """No such image on return; ALREADY where there was none, refused with what stands in the way.
@@ -85,7 +84,6 @@ class Removal:
                 return ""
             if seen or time.monotonic() >= until:
                 return f"it is in use by {', '.join([*seen, *clients])}"
-            self.beat()
             time.sleep(min(_LOOKS, self.patience / 4))
 
     def _remove_snapshots(self, volume: Volume) -> None:

@@ -166,4 +166,4 @@ class RbdSink:
         with self._landing:
             self._landing.wait_for(lambda: self._flying <= limit)
             if self._failed:
-                raise translated(self._doing, rbd.OSError(os.strerror(self._failed), self._failed))
+                raise translated(self._doing, OSError(self._failed, os.strerror(self._failed)))
