@@ -174,11 +174,9 @@ def ceph(*words: object, check: bool = True) -> Any:
     """Give the cluster a command as its administrator; returns its answer, from JSON. Without ``check`` it may fail."""
     argv = ["ceph", "-c", CONF, "--connect-timeout", "20", "--format", "json", *words]
     answer = run(argv, capture=True, timeout=60, check=check).stdout
-    # Standard error comes along: what is not JSON is a remark.
-    for line in answer.split("\n"):
-        with contextlib.suppress(ValueError):
-            return json.loads(line)
-    return None
+    # Standard error comes along: what stands before the JSON is a remark.
+    begins = min((at for at in map(answer.find, "{[") if at >= 0), default=-1)
+    return json.JSONDecoder().raw_decode(answer, begins)[0] if begins >= 0 else None
 
 
 def add_user(user: str, caps: Mapping[str, str]) -> str:
@@ -231,14 +229,19 @@ def frozen(name: str) -> Iterator[None]:
 def wait_until_it_serves() -> None:
     """Wait until the monitor answers and all placement groups are active."""
     end = time.monotonic() + START_LIMIT
-    while True:
-        with contextlib.suppress(Trouble):
-            states = ceph("pg", "stat")["pg_summary"]["num_pg_by_state"]
-            if ceph("osd", "stat")["num_up_osds"] and all(state["name"].startswith("active") for state in states):
-                return
+    while not _serves():
         if time.monotonic() > end:
             raise Trouble(f"the Ceph cluster does not serve after {START_LIMIT} s: see the logs in {FOLDER}.")
         time.sleep(0.2)
+
+
+def _serves() -> bool:
+    with contextlib.suppress(Trouble):
+        status = ceph("status")
+        groups = status["pgmap"]
+        active = sum(each["count"] for each in groups["pgs_by_state"] if each["state_name"].startswith("active"))
+        return bool(status["osdmap"]["num_up_osds"] and 0 < groups["num_pgs"] == active)
+    return False
 
 
 # ---- making it

@@ -44,6 +44,7 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
 
 POOL = "p"
 MIB = 1 << 20
+GIB = 1 << 30
 BEAT = 0.05
 """Seconds between two beats of a lock."""
 
@@ -58,6 +59,8 @@ class Bed:
 
     name: str
     capabilities: Capabilities
+    lock_outlives: float = 0.0
+    """For how many seconds a lock outlives its holder."""
     perform: Callable[[Mapping[int, Op[Any]]], Mapping[int, Reply]]
     records = Records(POOL)
     volumes = Volumes(POOL)
@@ -221,10 +224,14 @@ class WorldBed(Bed):
 
 def open_at(address: str) -> RealBed:
     """The bed that another process made."""
-    kind, where = json.loads(address)
+    kind, *where = json.loads(address)
+    if kind == "rbd":
+        from .rbd_bed import RbdBed
+
+        return RbdBed(*where)
     if kind != "file":
         raise ValueError(address)
-    return FileBed(where)
+    return FileBed(*where)
 
 
 @contextmanager
@@ -275,9 +282,32 @@ def _here(place: Path) -> Any:
     yield place
 
 
+# What a bed in Ceph imports is there once ./dev has made it so.
+
+
+@contextmanager
+def _ceph(place: Path) -> Any:
+    from .rbd_bed import prepared
+
+    with prepared(place):
+        yield place
+
+
+@contextmanager
+def _rbd(folder: Path) -> Any:
+    from .rbd_bed import fresh_bed
+
+    with fresh_bed(folder) as bed:
+        yield bed
+
+
 XFS = ("mkfs.xfs", "-q")
 BTRFS = ("mkfs.btrfs", "-q")
 NO_REFLINK = {"reflink": "ext4 does not share extents"}
+RBD_EXCUSED = {
+    "reflink": "has clones of its own",
+    "inheritance": "librbd writes from the process itself, which leaves no child at work",
+}
 WORLD_EXCUSED = {
     "data": "keeps no bytes, and all images have one size",
     "processes": "lives in one process",
@@ -301,6 +331,7 @@ GROUNDS = {
     "ext4": Ground("file", _here, _file, NO_REFLINK),
     "xfs": Ground("file", lambda place: mounted(place / "xfs.img", 300 * MIB, *XFS), _file),
     "btrfs": Ground("file", lambda place: mounted(place / "btrfs.img", 256 * MIB, *BTRFS), _file),
+    "rbd": Ground("rbd", _ceph, _rbd, RBD_EXCUSED),
 }
 
 

@@ -318,12 +318,12 @@ def test_a_lock_goes_with_its_process_and_beats_while_it_lives(bed: RealBed) -> 
         assert changes(bed, "l", stopped), "a holder that woke up does not beat"
         other.kill()
         other.wait(10)
-        assert bed.do(bed.records.pulse("l")) is None
+        wait_until_free(bed, "l", bed.lock_outlives)
         assert bed.do(bed.records.hold("l"))
     bed.do(bed.records.release("l"))
 
 
-@pytest.mark.promise("processes")
+@pytest.mark.promise("processes", "inheritance")
 def test_a_child_that_inherits_a_lock_holds_it_when_its_parent_is_killed(bed: RealBed) -> None:
     with bed.actor("beget", "l") as parent:
         child = int(parent.stdout.readline())
@@ -336,12 +336,17 @@ def test_a_child_that_inherits_a_lock_holds_it_when_its_parent_is_killed(bed: Re
             assert not changes(bed, "l", still), "a child that knows nothing of locks beats"
         finally:
             os.kill(child, signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while bed.do(bed.records.pulse("l")) is not None:
-        assert time.monotonic() < deadline, "the lock outlives everybody"
-        time.sleep(BEAT)
+    wait_until_free(bed, "l", 10)
     assert bed.do(bed.records.hold("l"))
     bed.do(bed.records.release("l"))
+
+
+def wait_until_free(bed: Bed, name: str, seconds: float) -> None:
+    """Wait until nobody holds a lock, for so many seconds and the time of a look."""
+    deadline = time.monotonic() + seconds
+    while bed.do(bed.records.pulse(name)) is not None:
+        assert time.monotonic() < deadline, "the lock outlives its holder"
+        time.sleep(BEAT)
 
 
 def changes(bed: Bed, name: str, beat: int | None) -> bool:

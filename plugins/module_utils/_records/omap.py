@@ -96,14 +96,18 @@ class OmapStore:
     # Records
 
     def create_all(self, batch: Sequence[tuple[Record, State]]) -> list[Outcome]:
-        """Body and state in one step each, where neither is there."""
-        changes = []
-        for record, state in batch:
-            absent = {STATE + record.id: "", BODY + record.id: ""}
-            body = {BODY + record.id: to_json(record).decode()}
-            changes.append((record.id, Change(absent, {**body, **_entering(record.id, state)})))
-        made = self._change_all(changes)
-        return [DONE if done else self._standing(record) for done, (record, _state) in zip(made, batch)]
+        """Body and state in one step each, where neither is there. What stands already is looked at first: an error
+        is raised before anything is done."""
+        keys = [key for record, _state in batch for key in (STATE + record.id, BODY + record.id)]
+        there = self._values([(key.partition("/")[2],) for key in keys], keys)
+        outcomes: list[Outcome | None] = [
+            self._standing(record) if STATE + record.id in there or BODY + record.id in there else None
+            for record, _state in batch
+        ]
+        fresh = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        for number, made in zip(fresh, self._change_all([_creation(*batch[number]) for number in fresh])):
+            outcomes[number] = DONE if made else self._standing(batch[number][0])
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def create(self, record: Record, state: State) -> Outcome:
         """See the contract."""
@@ -116,7 +120,8 @@ class OmapStore:
     def swap_all(self, batch: Sequence[tuple[str, State, State]]) -> list[Outcome]:
         """One guarded step each."""
         changes = [
-            (record_id, Change({STATE + record_id: was}, _entering(record_id, now))) for record_id, was, now in batch
+            (record_id, Change({STATE + record_id: was.value}, _entering(record_id, now)))
+            for record_id, was, now in batch
         ]
         return [
             DONE if done else refused(f"{record_id} is not {was}")
@@ -334,6 +339,12 @@ def _facts(record_id: str) -> str:
 def _keys(record_id: str) -> tuple[str, ...]:
     """The keys that are the record itself."""
     return STATE + record_id, BODY + record_id, ENDED_AT + record_id
+
+
+def _creation(record: Record, state: State) -> tuple[str, Change]:
+    """What makes a record where there is none, with its id."""
+    absent = {STATE + record.id: "", BODY + record.id: ""}
+    return record.id, Change(absent, {BODY + record.id: to_json(record).decode(), **_entering(record.id, state)})
 
 
 def _entering(record_id: str, state: State) -> dict[str, str]:
