@@ -43,6 +43,7 @@ class RbdBed(RealBed):
         self.ioctx = self.cluster.ioctx(ceph.DISKS, namespace)
         records = omap.OmapStore.make(self.ioctx, BEAT)
         volumes = RbdVolumes(self.cluster, ceph.DISKS, Runner(), Staging(staging, GIB), namespace, patience=2.0)
+        volumes.prepare()
         super().__init__(Parts(records, volumes))
         self.namespace, self.staging = namespace, staging
         self.lock_outlives = records.locks.seconds

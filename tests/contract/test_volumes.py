@@ -135,11 +135,10 @@ def test_allocating_never_touches_what_is_there(bed: RealBed, tmp_path: Path) ->
 
 @pytest.mark.promise("data")
 def test_a_volume_of_no_size_is_refused_and_leaves_nothing(bed: RealBed) -> None:
-    for format in ("qcow2",):
-        volume = recorded(bed, bed.disk(format=format))
-        with pytest.raises(StorageError):
-            bed.do(bed.volumes.allocate(volume, 0))
-        assert stat_of(bed, volume) is None
+    volume = recorded(bed, bed.disk())
+    with pytest.raises(StorageError):
+        bed.do(bed.volumes.allocate(volume, 0))
+    assert stat_of(bed, volume) is None
 
 
 # Filling
@@ -175,14 +174,16 @@ def test_a_literal_is_padded_to_sectors(bed: RealBed, tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("data")
-def test_a_template_is_a_file_system(bed: RealBed) -> None:
+def test_a_template_is_a_file_system(bed: RealBed, tmp_path: Path) -> None:
     volume = recorded(bed, bed.image())
     identity = uuid.UUID(int=7)
     facts = bed.do(bed.volumes.fill(volume, Template("ext4", 16 * MIB, "label", identity)))
     assert facts["content"] == bed.do(bed.volumes.digest(volume))
-    name = bed.at(volume)[1]
-    assert program("blkid", "-p", "-o", "value", "-s", "UUID", name).strip() == str(identity)
-    program("e2fsck", "-fn", name)
+    format, name = bed.at(volume)
+    copy = str(tmp_path / "copy")
+    program("qemu-img", "convert", "-U", "-f", format, "-O", "raw", name, copy)
+    assert program("blkid", "-p", "-o", "value", "-s", "UUID", copy).strip() == str(identity)
+    program("e2fsck", "-fn", copy)
 
 
 @pytest.mark.promise("data")
