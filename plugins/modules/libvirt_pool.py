@@ -14,7 +14,7 @@ description:
     labels and the limits of its image cache.
   - A pool that exists already, whoever defined it, is adopted. It keeps its UUID and whatever is not mentioned, and
     what lies in it is left alone; RV(pool.unmanaged) names the volumes that have no record.
-  - Labels and cache limits are kept in the pool itself, so that every host that mounts the pool finds the same.
+  - Labels and cache limits are kept in the pool itself, so that every host that has the pool finds the same.
 author:
   - The virt.storage authors (@virt-storage)
 extends_documentation_fragment:
@@ -28,8 +28,8 @@ attributes:
     details:
       - The labels and cache limits of a pool of O(type=netfs) that is not mounted cannot be read. Where they are asked
         for together with its start, both check mode and the run show them as set.
-      - A missing parent folder of O(path) is a warning in check mode, because an earlier task may make it, and an error
-        in a run.
+      - A missing parent folder of O(path), O(rbd.conf) or O(rbd.keyring) is a warning in check mode, because an earlier
+        task may make it, and an error in a run. What such a file would say is then not known.
   diff_mode:
     support: full
   idempotent:
@@ -58,11 +58,13 @@ options:
       - The type of the pool. It is needed to make one, and cannot be changed.
       - V(dir) is a folder of this host.
       - V(netfs) is an export of an NFS server, which libvirt mounts; see O(netfs).
+      - V(rbd) is a pool of a Ceph cluster; see O(rbd).
     type: str
-    choices: [dir, netfs]
+    choices: [dir, netfs, rbd]
   path:
     description:
-      - The folder in which the volumes of the pool are, an absolute path. It is needed to make a pool.
+      - The folder in which the volumes of the pool are, an absolute path. It is needed to make a pool of O(type=dir) or
+        O(type=netfs), and there is none with O(type=rbd).
       - The folder is made when it is missing. Its parent has to be there, so that it is noticed when a file system was
         not mounted.
       - Two pools cannot have the same folder.
@@ -96,6 +98,61 @@ options:
           - The list replaces the one that the pool has.
         type: list
         elements: str
+  rbd:
+    description:
+      - Where a pool of O(type=rbd) comes from. The Ceph pool has to be there, and the namespace, too; neither is made.
+      - Libvirt keeps the key of the Ceph user in a secret. One that is made here has the same UUID on every host, so
+        that guests can go from one host to another. It is not private, because the modules of the collection read the
+        key from it to work in the cluster themselves. It goes with the pool, unless the definition of a guest names it.
+      - A pool that exists keeps the secret that it has, unless another key is asked for than that holds. A private
+        secret shows its key to nobody, so such a pool can be started, but nothing in it can be managed until it was
+        stopped and given a secret of its own by O(rbd.key) or O(rbd.keyring).
+      - The key in a secret that was made here can be changed while the pool runs. Everything else can be changed only
+        while the pool is stopped or is being stopped.
+      - Libvirt itself neither uploads to such a pool nor downloads from it. The modules do not need that.
+    type: dict
+    suboptions:
+      pool:
+        description:
+          - The pool in the Ceph cluster. It is needed to make a pool.
+        type: str
+      namespace:
+        description:
+          - A namespace in the Ceph pool, in which disks and images are then. V('') is the default namespace.
+          - Libvirt's pools know no namespaces. The name of this one is kept as a text in the pool's definition, where
+            only this collection reads it. Libvirt lists the default namespace, whose images the user has to be
+            allowed to list for the pool to start.
+          - B(Guests of libvirt 9 cannot use a disk in a namespace.) Try it with yours.
+        type: str
+      conf:
+        description:
+          - A C(ceph.conf) on the host to take the monitors from. Nothing else is read from it.
+          - A new pool without O(rbd.monitors) takes them from C(/etc/ceph/ceph.conf).
+        type: path
+      monitors:
+        description:
+          - The monitors, each as C(host), C(host:port) or C([address]:port). The list replaces the one that the pool
+            has.
+          - Port 3300 is taken for the second version of Ceph's protocol and port 6789 for the first. At another port,
+            and without one, both are tried.
+        type: list
+        elements: str
+      user:
+        description:
+          - The Ceph user, with or without C(client.).
+          - A new pool without it gets V(libvirt), whose capabilities should be C(mon 'profile rbd' osd 'profile rbd
+            pool=POOL').
+        type: str
+      keyring:
+        description:
+          - A keyring on the host to take the key of the user from.
+          - A new pool, or one that gets another O(rbd.user), takes it from C(/etc/ceph/ceph.client.USER.keyring) where
+            neither this nor O(rbd.key) is given. Otherwise the key that libvirt has stays.
+        type: path
+      key:
+        description:
+          - The key of the user, as C(ceph auth get-key) prints it.
+        type: str
   mode:
     description:
       - The mode of the folder of a pool of O(type=dir), an octal number in quotes.
@@ -154,7 +211,7 @@ options:
   remove_contents:
     description:
       - With O(state=absent), also remove the pool's records and its folder. A folder on which something is mounted
-        stays.
+        stays, and so does a pool of Ceph.
       - B(The records cannot be brought back.) The task refuses, and names what it found, when the pool holds a disk, a
         cached image or a volume without a record, when somebody is at work in it, or when the definition of any guest
         mentions a volume in it.
@@ -204,6 +261,28 @@ EXAMPLES = r"""
       export: /export/guests
       version: "4.2"
       options: [hard, noatime]
+
+- name: A pool on Ceph, with the monitors and the key that the files in /etc/ceph have
+  virt.storage.libvirt_pool:
+    name: vms
+    type: rbd
+    rbd:
+      pool: vms
+# actions:
+#   - make the libvirt secret of pool vms with the key of client.libvirt
+#   - define pool vms (rbd, vms at 10.0.0.1:3300, 10.0.0.2:3300, 10.0.0.3:3300)
+#   - start pool vms
+#   - enable autostart of pool vms
+
+- name: The same on a host without these files
+  virt.storage.libvirt_pool:
+    name: vms
+    type: rbd
+    rbd:
+      pool: vms
+      monitors: [10.0.0.1, 10.0.0.2, 10.0.0.3]
+      user: libvirt
+      key: "{{ vault_ceph_key }}"
 
 - name: Adopt the pool that virt-manager made, and see what lies in it
   virt.storage.libvirt_pool:
@@ -272,6 +351,7 @@ pool:
       sample: dir
     path:
       description: The folder in which its volumes are.
+      returned: for pools with a folder
       type: str
       sample: /srv/ssd
     uuid:
@@ -283,7 +363,7 @@ pool:
       type: bool
       sample: true
     capacity:
-      description: Size in bytes of the file system that the pool is on, when libvirt last looked at the pool.
+      description: Size in bytes of the file system or the Ceph cluster that the pool is on, when libvirt last looked.
       type: int
       sample: 270553174016
     allocation:
@@ -303,9 +383,19 @@ pool:
         export: /export/guests
         version: "4.2"
         options: [hard, noatime]
+    rbd:
+      description: Where the pool comes from, and in C(secret) the UUID of the libvirt secret with the user's key.
+      returned: for pools of type V(rbd)
+      type: dict
+      sample:
+        pool: vms
+        namespace: ""
+        monitors: ["10.0.0.1:3300", "10.0.0.2:3300"]
+        user: libvirt
+        secret: 460b75f7-1409-51a9-8cff-82e63a4d64e3
     labels:
       description: The labels of the pool.
-      returned: when the pool can be read, which one of type V(netfs) can only while it is active
+      returned: when the pool can be read, which one of type V(netfs) or V(rbd) can only while it is active
       type: dict
       sample:
         tier: fast
@@ -329,13 +419,13 @@ pool:
         use a newer version of the collection."
 """
 
-from ansible_collections.virt.storage.plugins.module_utils._tasks.libvirt_pool import task
+from ansible_collections.virt.storage.plugins.module_utils._tasks.libvirt_pool import requires, task
 from ansible_collections.virt.storage.plugins.module_utils._tasks.module import run_module
 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["active", "inactive", "defined", "absent"], "default": "active"},
-    "type": {"type": "str", "choices": ["dir", "netfs"]},
+    "type": {"type": "str", "choices": ["dir", "netfs", "rbd"]},
     "path": {"type": "path"},
     "netfs": {
         "type": "dict",
@@ -345,6 +435,19 @@ ARGUMENTS = {
             "version": {"type": "str", "choices": ["4.1", "4.2"]},
             "options": {"type": "list", "elements": "str"},
         },
+    },
+    "rbd": {
+        "type": "dict",
+        "options": {
+            "pool": {"type": "str"},
+            "namespace": {"type": "str"},
+            "conf": {"type": "path"},
+            "monitors": {"type": "list", "elements": "str"},
+            "user": {"type": "str"},
+            "keyring": {"type": "path", "no_log": False},
+            "key": {"type": "str", "no_log": True},
+        },
+        "mutually_exclusive": [["conf", "monitors"], ["keyring", "key"]],
     },
     "mode": {"type": "raw"},
     "owner": {"type": "str"},
@@ -368,7 +471,7 @@ ARGUMENTS = {
 
 def main():
     """Run the module."""
-    run_module(ARGUMENTS, task)
+    run_module(ARGUMENTS, task, requires)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,7 @@ pools:
       sample: dir
     path:
       description: The folder in which its volumes are. For other types of pools, what libvirt calls their target.
+      returned: for pools with a folder or a target
       type: str
       sample: /srv/ssd
     uuid:
@@ -72,7 +73,7 @@ pools:
       type: bool
       sample: true
     capacity:
-      description: Size in bytes of the file system that the pool is on, when libvirt last looked at the pool.
+      description: Size in bytes of the file system or the Ceph cluster that the pool is on, when libvirt last looked.
       type: int
       sample: 270553174016
     allocation:
@@ -92,9 +93,19 @@ pools:
         export: /export/guests
         version: "4.2"
         options: [hard, noatime]
+    rbd:
+      description: Where the pool comes from, and in C(secret) the UUID of the libvirt secret with the user's key.
+      returned: for pools of type V(rbd)
+      type: dict
+      sample:
+        pool: vms
+        namespace: ""
+        monitors: ["10.0.0.1:3300", "10.0.0.2:3300"]
+        user: libvirt
+        secret: 460b75f7-1409-51a9-8cff-82e63a4d64e3
     labels:
       description: The labels of the pool.
-      returned: when the pool can be read, which one of type V(netfs) can only while it is active
+      returned: when the pool can be read, which one of type V(netfs) or V(rbd) can only while it is active
       type: dict
       sample:
         tier: fast

@@ -181,7 +181,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 @pytest.mark.parametrize(
     ("role", "variable", "module", "option", "beside"),
     [
-        ("storage_pool", "storage_pool_pools", "libvirt_pool", None, {"uri"}),
+        ("storage_pool", "storage_pool_pools", "libvirt_pool", None, {"uri", "key"}),
         ("image_cache", "image_cache_images", "cached_image", "images", {"pools"}),
         ("image_cache", "image_cache_limits", "cached_image", "limits", set()),
         ("image_cache", "image_cache_prune_limits", "cached_image", "cache", set()),
@@ -190,7 +190,7 @@ def test_what_a_page_names_is_there(page: Path) -> None:
 def test_a_role_takes_what_its_module_takes(
     role: str, variable: str, module: str, option: str | None, beside: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``beside`` is what only one of the two knows."""
+    """``beside`` is what only one of the two knows: a key stands in a variable of its own."""
     spec = spec_of(module, monkeypatch).argument_spec
     options = spec if option is None else spec[option]["options"]
     assert _shape(ROLES[role][variable]["options"], beside) == _shape(options, beside)
@@ -204,7 +204,7 @@ def _shape(options: Mapping[str, Any], beside: set[str]) -> dict[str, Any]:
             "choices": spec.get("choices"),
             "default": spec.get("default"),
             "elements": spec.get("elements"),
-            "options": _shape(spec.get("options", {}), set()),
+            "options": _shape(spec.get("options", {}), beside),
         }
         for name, spec in options.items()
         if name not in beside

@@ -57,13 +57,15 @@ class Use:
     """A disk of a guest, or a link of its backing chain.
 
     ``state`` is ``running``, ``paused``, ``saved`` (managed save: the guest's memory still counts on the disk) or
-    ``off``. ``source`` is a path, or ``pool/image`` for a network disk.
+    ``off``. ``source`` is a path, or ``pool/image`` for a network disk, and ``secret`` the UUID of the libvirt secret
+    with which that is opened.
     """
 
     domain: str
     state: str
     target: str
     source: str
+    secret: str = ""
 
     @property
     def live(self) -> bool:
@@ -318,7 +320,7 @@ def _disks(name: str, state: str, xml: str, roots: dict[str, str]) -> list[Use]:
         for source in disk.iter("source"):
             where = _source(source, roots)
             if where:
-                found.append(Use(name, state, shown, where))
+                found.append(Use(name, state, shown, where, _secret(source) or _secret(disk)))
     return found
 
 
@@ -326,6 +328,12 @@ def _source(source: ElementTree.Element, roots: dict[str, str]) -> str:
     if source.get("volume"):
         return os.path.join(roots.get(source.get("pool", ""), ""), source.get("volume", ""))
     return source.get("file") or source.get("dev") or source.get("name") or ""
+
+
+def _secret(element: ElementTree.Element) -> str:
+    """The secret that an element names for itself: libvirt takes it with the source, and with the disk of old."""
+    secret = element.find("./auth/secret")
+    return secret.get("uuid", "") if secret is not None else ""
 
 
 def _target(xml: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import re
 import uuid
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ DEFAULT_USER = "libvirt"
 """The user for a new pool where none is given: what Ceph's own documentation calls the one for libvirt."""
 _NAMESPACE = "namespace "
 _SECRETS = uuid.UUID("76ed09e3-b09b-4260-ac43-6e4c32da60ab")
-_HOST = re.compile(r"\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _POOL = re.compile(r"[^/@\s'\"<>&\x00-\x1f]+")
 _USER = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -57,13 +58,13 @@ class CephSource:
 
     def __str__(self) -> str:
         where = f"{self.pool}/{self.namespace}" if self.namespace else self.pool
-        return f"{where} at {', '.join(self.monitors)}"
+        return f"{where} at {', '.join(self.monitors)}" if self.monitors else where
 
     def fields(self) -> dict[str, Any]:
         """As the module takes and returns it; without what is not set."""
         given = {
             "pool": self.pool,
-            "namespace": self.namespace or None,
+            "namespace": self.namespace,
             "monitors": list(self.monitors),
             "user": self.user,
             "secret": self.secret,
@@ -121,7 +122,8 @@ def secret_uuid(pool: str) -> str:
 
 def checked_ceph(given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `CephSource` that were given, in normal form, or `BadInput`."""
-    normal = {name: value for name, value in given.items() if value is not None}
+    files = ("conf", "keyring")  # these are read, and are no part of the source
+    normal = {name: value for name, value in given.items() if value is not None and name not in files}
     if "pool" in normal and not _POOL.fullmatch(normal["pool"]):
         raise BadInput(f"The Ceph pool {shown(normal['pool'])} cannot be used: give the name of one pool.")
     if normal.get("namespace") and not _POOL.fullmatch(normal["namespace"]):
@@ -143,7 +145,9 @@ def checked_monitor(text: str) -> str:
     """A monitor's address in normal form, "host" or "host:port", or `BadInput`."""
     host, port = split(text)
     bracketed = f"[{host}]" if ":" in host else host
-    if not _HOST.fullmatch(bracketed) or not (port == "" or (port.isdecimal() and 0 < int(port) < 65536)):
+    if not (_is_ipv6(host) if ":" in host else _HOST.fullmatch(host)) or not (
+        port == "" or (port.isdecimal() and 0 < int(port) < 65536)
+    ):
         raise BadInput(
             f"The monitor {shown(text)} cannot be used: give host, host:port or [address]:port, one an item."
         )
@@ -171,6 +175,14 @@ def split(monitor: str) -> tuple[str, str]:
         return monitor, ""
     host, _colon, port = monitor.partition(":")
     return host, port
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        ipaddress.IPv6Address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _joined(host: ElementTree.Element) -> str:

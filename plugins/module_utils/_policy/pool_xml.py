@@ -45,6 +45,11 @@ class Definition:
         return f"{self.type}, {source}{' on ' if source and path else ''}{path}"
 
     @property
+    def place(self) -> str:
+        """Where its volumes are, as the beginning of a sentence."""
+        return f"The folder {self.path}" if self.path else f"The source {self.source}"
+
+    @property
     def nfs(self) -> NfsExport | None:
         """The source of a netfs pool."""
         return self.source if isinstance(self.source, NfsExport) else None

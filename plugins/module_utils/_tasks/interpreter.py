@@ -31,6 +31,8 @@ BROUGHT_BY = {
     "libvirt": "python3-libvirt with apt or dnf",
     "oslo_utils": "python3-oslo.utils 7.4 or newer with apt or dnf, or let the role virt.storage.storage_pool do it",
     "pycdlib": "python3-pycdlib with apt or dnf",
+    "rados": "python3-rados with apt or dnf",
+    "rbd": "python3-rbd with apt or dnf",
 }
 
 

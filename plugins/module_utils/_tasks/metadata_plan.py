@@ -21,7 +21,7 @@ from .._algorithms.verify import Holdings, id_in, is_exposed
 from .._backends.contract import Capabilities, Stat
 from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NewerSchema, NotFound, StorageError
 from .._policy.plan import Action, Plan
-from .._policy.pool_xml import shown
+from .._policy.pool_names import shown
 from .._records.types import USABLE, Disk, Image, State, taken_apart
 from .metadata_wishes import Statement
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .._backends.file import CAPABILITIES, PRIVATE
 from .._ground.errors import BadInput
 from .._policy.plan import Fields
-from .._policy.pool_xml import shown
+from .._policy.pool_names import shown
 from .._records.types import checked_instance, checked_role, is_id, taken_apart
 
 DEFAULT_ROLE = "root"

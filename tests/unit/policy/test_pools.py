@@ -12,8 +12,9 @@ import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import InUse, StorageError
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_nfs import NfsExport
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_plan import plan
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import Definition
-from ansible_collections.virt.storage.plugins.module_utils._policy.pools import Contents, Folder, Found, Wish, plan
+from ansible_collections.virt.storage.plugins.module_utils._policy.pools import Contents, Folder, Found, Wish
 
 SHARED = Definition("shared", "netfs", "/srv/shared", "3d752bc0-9729-41c3-9e55-9f0202916884", NfsExport("nas", "/x"))
 MOUNTED = Found(
@@ -69,7 +70,7 @@ def test_nobody_removes_the_records_of_a_pool_that_somebody_works_in():
 
 
 def test_an_export_is_changed_by_field_and_only_while_it_is_stopped():
-    want = Wish("shared", netfs={"version": "4.2"})
+    want = Wish("shared", sources={"netfs": {"version": "4.2"}})
     with pytest.raises(InUse, match="not redefined"):
         plan(want, MOUNTED)
     changed = plan(want, STOPPED)

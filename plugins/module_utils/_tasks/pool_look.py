@@ -1,0 +1,107 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+"""What there is of a pool, for its plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+from .._ground.command import Runner
+from .._ground.libvirt_host import Host, PoolStatus, Use, beneath, within
+from .._ground.mounts import mounted_at
+from .._policy.pool_wished import wished_definition
+from .._policy.pool_xml import WITH_FOLDER, Definition, read
+from .._policy.pools import Found, Wish
+from .kinds import Surroundings
+from .pool_cluster import is_known, keys, obstacle
+from .pool_contents import read_contents
+from .pool_folder import look_at
+
+
+def around(host: Host) -> Surroundings:
+    """What the backend of a pool works with."""
+    return Surroundings(host, Runner())
+
+
+def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
+    """The pool as it is, and whatever else its plan depends on."""
+    pools = host.pools()
+    status = next((pool for pool in pools if pool.name == want.name), None)
+    have = found(host, status)
+    have = replace(have, keys=keys(host, want.name, have.definition))
+    if want.state == "absent":
+        if have.definition and want.remove_contents and have.definition.type == "rbd":
+            have = replace(have, contents=read_contents(have.definition, around(host)))
+        return status, _with_users(host, want, have, have.definition)
+    wished = wished_definition(want, have)
+    if want.state == "active":
+        have = _with_place(host, have, wished)
+    others = [read(pool.xml) for pool in pools if pool.name != want.name]
+    have = replace(have, taken_by=_taken_by(others, wished, have.definition))
+    return status, _with_users(host, want, have, wished)
+
+
+def found(host: Host, status: PoolStatus | None) -> Found:
+    """What there is of one pool, as far as it can be seen without starting it: its definition and what it holds."""
+    if status is None:
+        return Found()
+    definition = read(status.xml)
+    mount = mounted_at(os.path.realpath(definition.path)) if definition.type == "netfs" and status.active else None
+    readable = {"dir": True, "netfs": mount is not None, "rbd": status.active}.get(definition.type, False)
+    return Found(
+        definition=definition,
+        active=status.active,
+        persistent=status.persistent,
+        autostart=status.autostart,
+        contents=read_contents(definition, around(host)) if readable else None,
+        mount=mount.options if mount and mount.type.startswith("nfs") else "",
+    )
+
+
+def _with_place(host: Host, have: Found, wished: Definition) -> Found:
+    """``have`` with what is there already at the wished place, which may have been a pool's before."""
+    if wished.type in WITH_FOLDER:
+        have = replace(have, folder=look_at(wished.path))
+    readable = wished.type == "dir"
+    if wished.ceph and is_known(wished.ceph):
+        have = replace(have, obstacle=obstacle(host, wished.ceph))
+        readable = not have.obstacle
+    seen = wished == have.definition and have.contents is not None and not have.contents.problem
+    return replace(have, contents=read_contents(wished, around(host))) if readable and not seen else have
+
+
+def _taken_by(others: Sequence[Definition], wished: Definition, old: Definition | None) -> str:
+    """Another pool at the place that is asked for; "" where the pool is there already."""
+    if old and old.path == wished.path and old.source == wished.source:
+        return ""
+    return next((other.name for other in others if _same_place(other, wished)), "")
+
+
+def _same_place(one: Definition, other: Definition) -> bool:
+    if one.ceph and other.ceph:
+        where = (one.ceph.pool, one.ceph.namespace) == (other.ceph.pool, other.ceph.namespace)
+        return where and bool(set(one.ceph.monitors) & set(other.ceph.monitors))
+    return bool(one.path and other.path) and os.path.realpath(one.path) == os.path.realpath(other.path)
+
+
+def _with_users(host: Host, want: Wish, have: Found, definition: Definition | None) -> Found:
+    if definition is None or want.state not in ("inactive", "absent") or not (have.active or want.remove_contents):
+        return have
+    uses = _uses(host, definition)
+    return replace(
+        have,
+        live_users=tuple(dict.fromkeys(str(use) for use in uses if use.live)),
+        users=tuple(dict.fromkeys(str(use) for use in uses)),
+    )
+
+
+def _uses(host: Host, definition: Definition) -> list[Use]:
+    if definition.ceph:
+        place = f"{definition.ceph.pool}/{definition.ceph.namespace}".rstrip("/")
+        return within(host.uses(), place)
+    return beneath(host.uses(), definition.path) if definition.path else []
