@@ -98,24 +98,23 @@ class OmapStore:
     def create_all(self, batch: Sequence[tuple[Record, State]]) -> list[Outcome]:
         """Body and state in one step each, where neither is there. What stands already is looked at first: an error
         is raised before anything is done."""
-        keys = [key for record, _state in batch for key in (STATE + record.id, BODY + record.id)]
-        there = self._values([(key.partition("/")[2],) for key in keys], keys)
+        wanted = [(record.id, key) for record, _state in batch for key in (STATE + record.id, BODY + record.id)]
+        there = self._values(wanted)
         outcomes: list[Outcome | None] = [
-            self._standing(record) if STATE + record.id in there or BODY + record.id in there else None
+            _standing(record, _parsed(there.get(BODY + record.id), record.id))
+            if STATE + record.id in there or BODY + record.id in there
+            else None
             for record, _state in batch
         ]
         fresh = [number for number, outcome in enumerate(outcomes) if outcome is None]
         for number, made in zip(fresh, self._change_all([_creation(*batch[number]) for number in fresh])):
-            outcomes[number] = DONE if made else self._standing(batch[number][0])
+            record = batch[number][0]
+            outcomes[number] = DONE if made else _standing(record, self.read(record.id))
         return [outcome for outcome in outcomes if outcome is not None]
 
     def create(self, record: Record, state: State) -> Outcome:
         """See the contract."""
         return self.create_all([(record, state)])[0]
-
-    def _standing(self, record: Record) -> Outcome:
-        """What a record of this id that stands already means for creating it."""
-        return ALREADY if self.read(record.id) == record else refused("another record has this id")
 
     def swap_all(self, batch: Sequence[tuple[str, State, State]]) -> list[Outcome]:
         """One guarded step each."""
@@ -170,13 +169,8 @@ class OmapStore:
 
     def read_all(self, batch: Sequence[tuple[str]]) -> list[Record]:
         """One reading for each shard."""
-        bodies = self._values(batch, [BODY + record_id for (record_id,) in batch])
-        for (record_id,) in batch:
-            if BODY + record_id not in bodies:
-                raise LostMetadata(
-                    f"There is no record of {record_id}: restore it with disk_metadata state=rebuilt.", id=record_id
-                )
-        return [from_json(bodies[BODY + record_id], record_id) for (record_id,) in batch]
+        bodies = self._values([(record_id, BODY + record_id) for (record_id,) in batch])
+        return [_parsed(bodies.get(BODY + record_id), record_id) for (record_id,) in batch]
 
     def read(self, record_id: str) -> Record:
         """See the contract."""
@@ -210,11 +204,11 @@ class OmapStore:
 
     def _put_under(self, batch: Sequence[tuple[str, str]], there: bool) -> list[Outcome]:
         """Have names be ``there`` or not. Whether they were is looked at before, and only ever told."""
-        keys = [_under(record_id) + name for record_id, name in batch]
-        standing = set(self._values(batch, keys))
+        wanted = [(record_id, _under(record_id) + name) for record_id, name in batch]
+        standing = set(self._values(wanted))
         outcomes: list[Outcome] = []
         steps: dict[str, list[Change]] = {}
-        for (record_id, _name), key in zip(batch, keys):
+        for record_id, key in wanted:
             outcomes.append(ALREADY if (key in standing) is there else DONE)
             (standing.add if there else standing.discard)(key)
             step = Change(now={key: ""}) if there else Change(without=(key,))
@@ -317,14 +311,14 @@ class OmapStore:
     def _shard(self, record_id: str) -> str:
         return self._shards[crc32(record_id.encode()) % len(self._shards)]
 
-    def _values(self, batch: Iterable[Sequence[Any]], keys: Iterable[str]) -> dict[str, bytes]:
-        """The values of ``keys``, which belong to the records that the members of ``batch`` begin with."""
-        wanted: dict[str, list[str]] = {}
-        for (record_id, *_rest), key in zip(batch, keys):
-            wanted.setdefault(self._shard(record_id), []).append(key)
+    def _values(self, wanted: Iterable[tuple[str, str]]) -> dict[str, bytes]:
+        """The values that there are of keys, each given with the record that it belongs to."""
+        places: dict[str, list[str]] = {}
+        for record_id, key in wanted:
+            places.setdefault(self._shard(record_id), []).append(key)
         found: dict[str, bytes] = {}
-        for shard, there in wanted.items():
-            found.update(self._omaps.values(shard, there))
+        for shard, keys in places.items():
+            found.update(self._omaps.values(shard, keys))
         return found
 
 
@@ -339,6 +333,20 @@ def _facts(record_id: str) -> str:
 def _keys(record_id: str) -> tuple[str, ...]:
     """The keys that are the record itself."""
     return STATE + record_id, BODY + record_id, ENDED_AT + record_id
+
+
+def _parsed(body: bytes | None, record_id: str) -> Record:
+    """The record, from what stands in the place of its body."""
+    if body is None:
+        raise LostMetadata(
+            f"There is no record of {record_id}: restore it with disk_metadata state=rebuilt.", id=record_id
+        )
+    return from_json(body, record_id)
+
+
+def _standing(record: Record, there: Record) -> Outcome:
+    """What it means for creating a record that one of its id is ``there`` already."""
+    return ALREADY if there == record else refused("another record has this id")
 
 
 def _creation(record: Record, state: State) -> tuple[str, Change]:
