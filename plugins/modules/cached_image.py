@@ -79,13 +79,16 @@ options:
         description:
           - Where the image comes from, an absolute path on the host or an C(http) or C(https) URL. Needed for
             O(state=present).
+          - Or a snapshot in Ceph, as V(rbd:pool/image@snapshot), or as V(rbd://fsid/pool/image/snapshot), which is what
+            Glance calls the location of an image. A pool in the same cluster clones it without copying, other pools
+            copy what it holds.
           - A user, a password or a query in the URL is neither recorded nor shown.
           - A source without O(images[].checksum) is read once, and not again unless O(images[].refresh) is set.
         type: str
       format:
         description:
-          - The format of the image, when it is not compressed. Needed for O(state=present). It is never guessed, and
-            an image of another format is refused.
+          - The format of the image, when it is not compressed. Needed for O(state=present), except for a snapshot in
+            Ceph, which is V(raw). It is never guessed, and an image of another format is refused.
         type: str
         choices: [raw, qcow2, vmdk, vdi, vpc, vhdx, iso]
       checksum:
@@ -100,6 +103,39 @@ options:
         type: str
         choices: [auto, none, gz, xz, zst]
         default: auto
+      flatten:
+        description:
+          - Have an image that is cloned from a snapshot in Ceph hold all of its data itself when it is brought in, so
+            that the snapshot can be removed.
+        type: bool
+        default: false
+      ceph:
+        description:
+          - How the cluster of O(images[].source) is reached, where that is not the cluster of the first of O(pools)
+            that is in Ceph.
+        type: dict
+        suboptions:
+          monitors:
+            description:
+              - The monitors, V(host) or V(host:port). Otherwise those that O(images[].ceph.conf) names.
+            type: list
+            elements: str
+          conf:
+            description:
+              - A configuration file on the host that names the monitors. V(/etc/ceph/ceph.conf) when it is not given.
+            type: path
+          user:
+            description:
+              - The user, without C(client.). V(libvirt) when it is not given.
+            type: str
+          keyring:
+            description:
+              - A file on the host with the key of the user. V(/etc/ceph/ceph.client.USER.keyring) when it is not given.
+            type: path
+          key:
+            description:
+              - The key itself.
+            type: str
       pinned:
         description:
           - Whether O(state=pruned) has to leave the image alone. Without it a pin stays as it is.
@@ -227,6 +263,13 @@ EXAMPLES = r"""
         ca_path: /etc/ssl/certs/example-ca.pem
     limits:
       max_virtual_size: 40G
+
+- name: The image of Glance, cloned where it is
+  virt.storage.cached_image:
+    pools: [ceph]
+    images:
+      - name: debian-12
+        source: rbd:images/1ccbe4a6-a2ee-4f1c-9b6d-6f6f0a5c1f5e@snap
 
 - name: Take an image out of use
   virt.storage.cached_image:
@@ -480,6 +523,17 @@ ARGUMENTS = {
             "format": {"type": "str", "choices": ["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx", "iso"]},
             "checksum": {"type": "str"},
             "compression": {"type": "str", "choices": ["auto", "none", "gz", "xz", "zst"], "default": "auto"},
+            "flatten": {"type": "bool", "default": False},
+            "ceph": {
+                "type": "dict",
+                "options": {
+                    "monitors": {"type": "list", "elements": "str"},
+                    "conf": {"type": "path"},
+                    "user": {"type": "str"},
+                    "keyring": {"type": "path", "no_log": False},
+                    "key": {"type": "str", "no_log": True},
+                },
+            },
             "pinned": {"type": "bool"},
             "refresh": {"type": "bool", "default": False},
             "headers": {"type": "dict", "no_log": True},

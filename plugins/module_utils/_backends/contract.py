@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .._ground.contents import RawReader
+from .._ground.contents import Content, RawReader
 from .._ground.ops import Facts, Op, Outcome
 from .._policy.disk_xml import Location
 from .._records.types import Volume
@@ -66,6 +66,16 @@ class Stat:
     size: int
     allocated: int
     native: str
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a content comes into a pool. ``strategy`` is ``source`` where it is read, ``clone`` where it is not, and
+    then ``reason`` says why; ``staging`` is the folder in which all of it is kept on its way, if any."""
+
+    strategy: str = "source"
+    reason: str = ""
+    staging: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,9 @@ class Backend(Protocol):
 
     def obstacle_to_clone(self, how: str) -> str:
         """Why no disk can be cloned in this way, as a clause; empty where one can."""
+
+    def route(self, content: Content) -> Route:
+        """How ``fill`` would bring a content in."""
 
     def reading(self, volume: Volume) -> AbstractContextManager[RawReader]:
         """A sealed image, open for reading; raises NotFound where there is none."""

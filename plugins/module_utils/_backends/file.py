@@ -27,7 +27,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
-from .._ground.contents import Content, FileReader, FileSink, Means, RawReader
+from .._ground.contents import Content, FileReader, FileSink, Incoming, Means, RawReader
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import copy_data, share_extents
@@ -40,7 +40,7 @@ from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
 from .._policy.disk_xml import Location
 from .._records.types import Volume
-from .contract import Capabilities, Stat, Users
+from .contract import Capabilities, Route, Stat, Users
 from .folder import Folder
 
 PRIVATE = ".virt-storage"
@@ -124,6 +124,11 @@ class FileVolumes:
             return ""
         with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
             return "" if share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
+
+    def route(self, content: Content) -> Route:
+        """See Backend."""
+        staged = isinstance(content, Incoming) and content.is_staged(local=True)
+        return Route(staging=self._staging.directory if staged else "")
 
     @contextlib.contextmanager
     def reading(self, volume: Volume) -> Iterator[RawReader]:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from .._ground.ceph import Cluster, told
 from .._ground.command import Runner
-from .._ground.contents import Content, Means, RawReader
+from .._ground.contents import Content, Incoming, Means, RawReader
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.inspection import round_up
 from .._ground.intake import Staging
@@ -35,7 +35,7 @@ from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.staging import sweep_staging
 from .._policy.disk_xml import Location
 from .._records.types import Volume
-from .contract import Capabilities, Stat, Users
+from .contract import Capabilities, Route, Stat, Users
 from .rbd_pool import SNAPSHOT, RbdPool, is_sealed
 from .rbd_removal import Removal
 
@@ -123,6 +123,13 @@ class RbdVolumes:
         """See Backend."""
         clones = self.capabilities().clones
         return "" if how in clones else f"the pool offers {', '.join(clones)}"
+
+    def route(self, content: Content) -> Route:
+        """See Backend."""
+        if isinstance(content, RbdSnapshot) and content.cluster.fsid == self._cluster.fsid:
+            return Route("clone", "the snapshot is in the same cluster, so that nothing has to be copied")
+        staged = isinstance(content, Incoming) and content.is_staged(local=False)
+        return Route(staging=self._staging.directory if staged else "")
 
     @contextlib.contextmanager
     def reading(self, volume: Volume) -> Iterator[RawReader]:

@@ -22,6 +22,7 @@ from .bounds import Bounds
 from .command import Beat, Runner
 from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, content_of_file, is_zero, read_block
 from .errors import NotFound, SourceError, UnsafeImage
+from .inspection import needs_random_access
 from .intake import Sink, Staging, take_in
 from .ops import Facts
 from .sources import SourceSpec
@@ -51,6 +52,11 @@ class Incoming:
 
     spec: SourceSpec
     bounds: Bounds
+
+    def is_staged(self, local: bool) -> bool:
+        """Whether all of it is kept in a staging file on its way to volumes that are ``local`` files or devices."""
+        at_hand = local and not self.spec.is_url and self.spec.compressed_with == "none"
+        return needs_random_access(self.spec.format) and not at_hand
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """See Content."""

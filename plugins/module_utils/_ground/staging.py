@@ -25,3 +25,11 @@ def sweep_staging(directory: str) -> list[str]:
                 os.unlink(path)
                 cleared.append(path)
     return cleared
+
+
+def staging_room(directory: str) -> int:
+    """The bytes that staging may take in a folder that need not be there yet: what is free, less a tenth for others."""
+    while not os.path.isdir(directory):
+        directory = os.path.dirname(directory)
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize * 9 // 10

@@ -20,6 +20,7 @@ from functools import lru_cache
 from xml.sax.saxutils import escape, quoteattr
 
 from .._ground.errors import BadInput
+from .pool_ceph import split
 
 _BY_KIND = {"file": "file", "block": "dev"}
 TARGETS = {"virtio": "vd", "scsi": "sd", "sata": "sd", "usb": "sd", "ide": "hd"}
@@ -31,8 +32,8 @@ _SERIAL = re.compile(r"[A-Za-z0-9_. -]{1,36}")
 @dataclass(frozen=True)
 class Location:
     """How a guest reaches a volume. ``kind`` is file, block or network, ``name`` an absolute path, or ``pool/image`` on
-    a network; there ``hosts`` are its monitors ("address:port"), and ``secret`` is the UUID of the libvirt secret that
-    has the key of ``user``."""
+    a network; there ``hosts`` are its monitors ("address" or "address:port"), and ``secret`` is the UUID of the libvirt
+    secret that has the key of ``user``."""
 
     kind: str
     name: str
@@ -139,8 +140,8 @@ def _cluster(hosts: tuple[str, ...], user: str, secret: str) -> tuple[str, ...]:
     """The monitors, and who asks them."""
     lines = []
     for host in hosts:
-        name, _colon, port = host.rpartition(":")
-        lines.append("  " + _empty("host", {"name": name.strip("[]"), "port": port}))
+        name, port = split(host)
+        lines.append("  " + _empty("host", {"name": name, "port": port or None}))
     if user:
         lines += ["  " + _open("auth", {"username": user}), "    " + _empty("secret", {"type": "ceph", "uuid": secret})]
         lines.append("  </auth>")

@@ -189,13 +189,13 @@ def verified(session: Session, params: Fields) -> Fields:
         _tell_missing(session, name, look.missing)
         problems += look.problems
         for seen in look.images:
-            problem = session.run(_verify(pool, seen))
+            problem, digest = session.run(_verify(pool, seen))
             if problem is not None:
                 problems.append(problem)
             steps = verify_plan(name, seen, problem)
             plans.append(steps)
             if not session.check_mode:
-                session.run(_conclude(pool, seen, problem))
+                session.run(_conclude(pool, seen, problem, digest))
             after = replace(seen, state=State.QUARANTINED) if steps.changed else seen
             shown.append({**describe(session, pool, after, look.named), "sound": problem is None})
     result = {**Plan.join(plans).to_result(), "problems": problems, "images": shown}
@@ -245,22 +245,26 @@ def _tell_missing(session: Session, pool: str, missing: set[str]) -> None:
         session.warnings.append(f"{message} Check mode goes on as if an earlier task did.")
 
 
-async def _verify(pool: Pool, seen: SeenImage) -> Fields | None:
-    """What is wrong with the image, or None. The data is compared with the digest taken while it was written."""
+async def _verify(pool: Pool, seen: SeenImage) -> tuple[Fields | None, str]:
+    """What is wrong with the image, or None, and the digest of its data now. That is compared with the one taken while
+    the data was written; of a clone of a snapshot none was, so the first that is taken counts."""
     if seen.stat is None:
         volume = seen.image.volume
-        return _problem(pool, seen.image.id, "volume_missing", f"has no volume any more: bring {volume} back.")
-    expected = seen.facts.get("seal", {}).get("content")
-    if expected is None:
-        return _problem(pool, seen.image.id, "digest_missing", "has no digest on record, so nobody can verify it.")
+        told = f"has no volume any more: bring {volume} back."
+        return _problem(pool, seen.image.id, "volume_missing", told), ""
+    seal = seen.facts.get("seal", {})
+    if "content" not in seal and "parent" not in seal:
+        told = "has no digest on record, so nobody can verify it."
+        return _problem(pool, seen.image.id, "digest_missing", told), ""
     try:
         found = await pool.volumes.digest(seen.image.volume)
     except StorageError as error:
-        return _problem(pool, seen.image.id, "unreadable", f"cannot be read: {error.message}")
+        return _problem(pool, seen.image.id, "unreadable", f"cannot be read: {error.message}"), ""
+    expected = seal.get("content", found)
     if found == expected:
-        return None
+        return None, found
     told = f"does not hold what was written ({found}, not {expected}) and is not used any more; {_affected(seen)}"
-    return _problem(pool, seen.image.id, "content_differs", told)
+    return _problem(pool, seen.image.id, "content_differs", told), found
 
 
 def _problem(pool: Pool, record_id: str, code: str, told: str) -> Fields:
@@ -284,8 +288,11 @@ def verify_plan(pool: str, seen: SeenImage, problem: Fields | None) -> Plan:
     return Plan((action,), {what: {"state": str(seen.state)}}, {what: {"state": str(State.QUARANTINED)}})
 
 
-async def _conclude(pool: Pool, seen: SeenImage, problem: Fields | None) -> None:
+async def _conclude(pool: Pool, seen: SeenImage, problem: Fields | None, digest: str) -> None:
     """Note that the image is sound, or carry out ``verify_plan``."""
+    seal = seen.facts.get("seal", {})
+    if problem is None and "content" not in seal:
+        await pool.records.note(seen.image.id, "seal", {**seal, "content": digest})
     if problem is None:
         await pool.records.note(seen.image.id, "verify", {"at": await pool.host.now()})
     elif problem["problem"] == "content_differs":

@@ -16,7 +16,8 @@ from functools import partial
 from .._algorithms.cache import ImageWish, fill, look_up, retire
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenImage, image_named, label, labels, listing_of, unlabel
-from .._ground.contents import Content, Incoming, Sibling
+from .._backends.contract import Route
+from .._ground.contents import Sibling
 from .._ground.errors import LostMetadata, NewerSchema, StorageError
 from .._policy.plan import Action, Fields, Plan
 from .._policy.sizes import counted, in_words
@@ -65,16 +66,18 @@ class Standing:
 
 @dataclass(frozen=True)
 class Site:
-    """One pool of the task, and what it has for each wanted image. ``pool`` is None where check mode has none."""
+    """One pool of the task, what it has for each wanted image, and how that would come in. ``pool`` is None where
+    check mode has none."""
 
     name: str
     pool: Pool | None
     standings: Sequence[Standing]
+    routes: Sequence[Route]
 
 
 def _present(session: Session, params: Fields) -> Fields:
     names = pool_names(params)
-    wanted = wanted_images(params, session.warnings if session.check_mode else None)
+    wanted = wanted_images(session, params)
     sites = [_look(session, name, wanted) for name in names]
     plans = plan(wanted, sites)
     joined = Plan.join(plans.values())
@@ -105,20 +108,22 @@ def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str
             else:
                 ready = [other.name for other in sites if other.standings[place].image is not None]
                 from_pool = next(iter([*ready, *(other.name for other in sites[:number])]), "")
-                steps = _plan_fill(site.name, want, standing, from_pool)
+                steps = _plan_fill(site.name, want, standing, from_pool, site.routes[place])
             plans[site.name, want.name] = steps
     return plans
 
 
-def _plan_fill(pool: str, want: Wanted, have: Standing, from_pool: str) -> Plan:
+def _plan_fill(pool: str, want: Wanted, have: Standing, from_pool: str, route: Route) -> Plan:
     what = f"image {want.name} in pool {pool}"
     amount = f", {in_words(want.source_size)}" if want.source_size else ""
-    sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount})"
-    strategy, reason = "source", None
-    if from_pool:
+    staged = f", kept in {route.staging} on its way" if route.staging else ""
+    sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount}{staged})"
+    strategy, reason, size = route.strategy, route.reason or None, want.source_size
+    if strategy == "clone":
+        sentence = f"clone image {want.name} into pool {pool} from {want.spec.shown}"
+    elif from_pool:
         sentence = f"copy image {want.name} from pool {from_pool} into pool {pool}"
         strategy, reason = "sibling", f"pool {from_pool} has it by then, so that its source need not be read"
-    size = want.source_size
     action = Action("fill", what, sentence, bytes_to_read=size, bytes_to_write=size, strategy=strategy, reason=reason)
     return Plan((action,), *_difference(what, want, have))
 
@@ -160,8 +165,12 @@ def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
 def _look(session: Session, name: str, wanted: Sequence[Wanted]) -> Site:
     pool = session.open(name)
     if pool is None:
-        return Site(name, None, [Standing() for _unused in wanted])
-    return Site(name, pool, session.run(_standings(pool, wanted)))
+        return Site(name, None, [Standing() for _unused in wanted], [Route() for _unused in wanted])
+    return Site(name, pool, session.run(_standings(pool, wanted)), [_route(session, pool, want) for want in wanted])
+
+
+def _route(session: Session, pool: Pool, want: Wanted) -> Route:
+    return session.backend(pool).route(want.content) if want.is_known else Route()
 
 
 async def _standings(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:
@@ -226,8 +235,8 @@ async def _provide(
     """One image, ready in ``pool`` and under its name. ``elsewhere`` is a pool of the task that has it."""
     image = have.image
     if image is None:
-        content: Content = Incoming(want.spec, want.bounds)
-        if elsewhere is not None:
+        content = want.content
+        if elsewhere is not None and session.backend(pool).route(content).strategy == "source":
             content = await _sibling(session, *elsewhere) or content
         image = (await fill(pool, ImageWish(want.key, want.name, content, want.spec.shown))).image
     pinned = have.pinned if want.pinned is None else want.pinned

@@ -108,7 +108,7 @@ def foresee(pool: str, want: Wanted, names: list[str]) -> Fields:
         "key": want.key,
         "state": "ready",
         "source": want.spec.shown,
-        "source_digests": {algorithm: digits} if want.digest else {},
+        "source_digests": {algorithm: digits} if want.digest and want.snapshot is None else {},
         "pinned": bool(want.pinned),
         "references": 0,
         **dict.fromkeys(unknown),

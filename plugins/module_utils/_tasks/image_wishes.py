@@ -16,14 +16,18 @@ from urllib.parse import unquote, urlsplit
 
 from .._ground.bounds import Bounds
 from .._ground.command import Beat
+from .._ground.contents import Content, Incoming
 from .._ground.digest import BLOCK
 from .._ground.errors import BadInput, NotFound
 from .._ground.opening import expected_checksum, open_source
+from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.sources import SourceSpec
 from .._ground.work import with_beat
 from .._policy.plan import Fields
 from .._policy.sizes import parse_size
 from .._records.types import Image, checked_image_name, is_id
+from .image_snapshots import SnapshotSpec, is_snapshot, snapshot, snapshot_spec
+from .session import Session
 
 LARGEST = "1T"
 """What a source, and the disk in it, may have where the task does not say."""
@@ -36,15 +40,31 @@ class Wanted:
     """One image of a task.
 
     ``digest`` is what its source's bytes have, ``sha256:...``: as the task says, or as they were read just now; "" for
-    a source that is trusted to be what it was. ``source_size`` is in bytes, 0 where it is not known yet.
+    a source that is trusted to be what it was; of a snapshot in Ceph it is what identifies that, ``rbd-snap:...``.
+    ``source_size`` is in bytes, 0 where it is not known yet.
     """
 
     name: str
-    spec: SourceSpec
+    spec: SourceSpec | SnapshotSpec
     bounds: Bounds
     digest: str = ""
     pinned: bool | None = None
     source_size: int = 0
+    snapshot: RbdSnapshot | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a ``content``: not of a snapshot whose cluster check mode cannot reach yet."""
+        return self.snapshot is not None or isinstance(self.spec, SourceSpec)
+
+    @property
+    def content(self) -> Content:
+        """What a volume is filled with."""
+        if isinstance(self.spec, SourceSpec):
+            return Incoming(self.spec, self.bounds)
+        if self.snapshot is None:
+            raise AssertionError
+        return self.snapshot
 
     @property
     def identity(self) -> str:
@@ -69,11 +89,12 @@ class Wanted:
         return bool(seal.get("source_digests", {}).get(algorithm) == digits)
 
 
-def wanted_images(params: Fields, warnings: list[str] | None) -> list[Wanted]:
+def wanted_images(session: Session, params: Fields) -> list[Wanted]:
     """The images that ``state: present`` asks for. Reads SUMS files, and sources that are to be refreshed.
 
-    In check mode, where ``warnings`` is given, a local source may be missing: an earlier task may bring it.
+    In check mode a local source may be missing: an earlier task may bring it.
     """
+    warnings = session.warnings if session.check_mode else None
     limits = params["limits"] or {}
     bounds = Bounds(
         max_source_bytes=parse_size(limits.get("max_source_bytes") or LARGEST, "max_source_bytes"),
@@ -81,8 +102,18 @@ def wanted_images(params: Fields, warnings: list[str] | None) -> list[Wanted]:
         timeout=_seconds(limits.get("timeout"), "limits.timeout", LONGEST),
     )
     entries = image_entries(params)
-    specs = [_spec(entry) for entry in entries]
-    return [_wanted(entry, spec, bounds, warnings) for entry, spec in zip(entries, specs)]
+    specs = [snapshot_spec(entry) if is_snapshot(entry["source"]) else _spec(entry) for entry in entries]
+    return [
+        _wanted(entry, spec, bounds, warnings)
+        if isinstance(spec, SourceSpec)
+        else _from_snapshot(session, pool_names(params), entry, spec, bounds)
+        for entry, spec in zip(entries, specs)
+    ]
+
+
+def _from_snapshot(session: Session, pools: list[str], entry: Fields, spec: SnapshotSpec, bounds: Bounds) -> Wanted:
+    found = snapshot(session, pools, entry, spec, bounds)
+    return Wanted(entry["name"], spec, bounds, found.key() if found else "", entry["pinned"], snapshot=found)
 
 
 def image_entries(params: Fields) -> list[Fields]:

@@ -10,19 +10,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._backends.file import PRIVATE, FileVolumes
 from .._backends.perform import Parts
+from .._backends.rbd import RbdVolumes
+from .._ground.ceph import Cluster
 from .._ground.command import Runner
 from .._ground.errors import NotFound, StorageError
+from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
+from .._ground.staging import staging_room
 from .._policy.plan import Fields
+from .._policy.pool_ceph import CephSource
 from .._policy.pool_xml import Definition
 from .._records.contract import Listing
 from .._records.folder import FolderStore
+from .._records.omap import OmapStore
+from .pool_cluster import open_cluster
 
+STAGING = "/var/lib/virt-storage/staging"
+"""Where a source that needs random access is kept on its way into a pool that has no folder of its own."""
 LEASE = 30.0
 """Seconds for which a holder may show no life before others go on without it."""
 
@@ -34,6 +43,14 @@ class Surroundings:
     host: Host
     runner: Runner
     lease: float = LEASE
+    clusters: dict[CephSource, Cluster] = field(default_factory=dict)
+    """The connections to Ceph of this process, one for all that is done in a pool."""
+
+    def cluster(self, ceph: CephSource) -> Cluster:
+        """The connection that a pool needs."""
+        if ceph not in self.clusters:
+            self.clusters[ceph] = open_cluster(self.host, ceph)
+        return self.clusters[ceph]
 
 
 class NoRecords:
@@ -93,4 +110,25 @@ def _folder(definition: Definition, around: Surroundings, make: bool, bare: bool
     return Parts(store, FileVolumes(definition.path, around.runner, inherited, around.host))
 
 
-KINDS: Mapping[str, Opener] = {"dir": _folder, "netfs": _folder}
+def _ceph(definition: Definition, around: Surroundings, make: bool, bare: bool) -> Parts:
+    ceph, beat = definition.ceph, around.lease / 10
+    if ceph is None:
+        raise StorageError(f"The definition of pool {definition.name} names no Ceph pool: define it anew.")
+    cluster = around.cluster(ceph)
+    ioctx = cluster.ioctx(ceph.pool, ceph.namespace)
+    store = _records(lambda: OmapStore.make(ioctx, beat), lambda: OmapStore.open(ioctx, beat), make=make, bare=bare)
+    return Parts(
+        store,
+        RbdVolumes(
+            cluster,
+            ceph.pool,
+            around.runner,
+            Staging(STAGING, staging_room(STAGING)),
+            namespace=ceph.namespace,
+            host=around.host,
+            secret=ceph.secret or "",
+        ),
+    )
+
+
+KINDS: Mapping[str, Opener] = {"dir": _folder, "netfs": _folder, "rbd": _ceph}
