@@ -35,6 +35,8 @@ attributes:
       - A pool, an image or a file to import that is missing is a warning in check mode, because an earlier task may
         bring it, and an error in a run.
       - A file to import is inspected in a run only.
+      - Where no pool has the labels that a flavor asks for, an earlier task may make or label one. That is a warning in
+        check mode, and RV(disks[].pool) has no value then.
   diff_mode:
     support: full
   idempotent:
@@ -52,7 +54,39 @@ options:
     description:
       - The storage pool of all disks that do not name their own. It has to be active.
       - A disk that exists in another pool of this host is not made a second time, and not moved.
+      - Mutually exclusive with O(flavor).
     type: str
+  flavor:
+    description:
+      - The flavor of all disks that name neither a pool nor a flavor of their own. It chooses the pool.
+      - A disk that exists stays where it is, also in a pool that the flavor does not allow, of which a warning tells.
+      - New disks are placed from the largest to the smallest, each into the best choice of its flavor that has a pool
+        with room, and counted there before the next. So the same disks and pools give the same places in any order.
+        RV(disks[].placement) tells why.
+      - To be sure that a disk does not exist yet, all pools of the host are looked into. Where one cannot be, because
+        it is not active for example, no new disk is placed by flavor.
+      - With O(state=absent) the disks are removed wherever they are, whatever the name of the flavor.
+      - Mutually exclusive with O(pool).
+    type: str
+  flavors:
+    description:
+      - What the flavors are, by name, most often the variable C(storage_pool_flavors) of the role
+        P(virt.storage.storage_pool#role).
+      - Each has a list of choices for V(root), V(ephemeral) and V(swap) disks, the best first. The choices for V(root)
+        are also for disks of the role V(config), and for those parts that are not given. Swap is what has the role
+        V(swap) or is made with O(disks[].blank.fs=swap). All other disks are ephemeral.
+      - A choice has C(pools), a list of names, or C(labels), all of which a pool must have, or both.
+      - C(choose) is V(spread), the default, to take the pool with the most room of those that fit, or V(pack), to take
+        the one with the least.
+      - C(overcommit) is how many times its capacity a pool may promise to disks, V(1) when it is not given. What counts
+        is the size of a disk as its guest sees it. Cached images count apart.
+      - C(min_free) is how much space has to be free in the pool, besides what making the disk takes up at once.
+      - A flavor that has C(extra_specs) instead is one of Nova's. C(disk:pool) names pools as in V(ssd1,ssd2;hdd),
+        with a semicolon between choices, C(disk:pool_labels) gives labels as in V(media=nvme,tier=gold;media=ssd).
+        C(disk:root_pool), C(disk:ephemeral_pool), C(disk:swap_pool) and the same with C(_labels) are about one part.
+        C(disk:pool_choose), C(disk:pool_overcommit) and C(disk:pool_min_free) are about all choices. Specs that do not
+        begin with C(disk:) are left alone.
+    type: dict
   disks:
     description:
       - The disks.
@@ -76,7 +110,14 @@ options:
         type: str
       pool:
         description:
-          - The storage pool of this disk, instead of O(pool).
+          - The storage pool of this disk, instead of O(pool) or O(flavor).
+          - Mutually exclusive with O(disks[].flavor).
+        type: str
+      flavor:
+        description:
+          - The flavor that chooses the pool of this disk, instead of O(flavor) or O(pool).
+          - A disk that is imported by flavor needs its O(disks[].size), and cannot be imported from a pool.
+          - Mutually exclusive with O(disks[].pool).
         type: str
       size:
         description:
@@ -266,6 +307,34 @@ EXAMPLES = r"""
     pool: ssd
     disks: "{{ dict(groups.runners | product(['runner-image'])) | dict2items('instance', 'image') }}"
 
+- name: A disk wherever its flavor puts it
+  virt.storage.instance_disk:
+    flavor: gold
+    flavors:
+      gold:
+        root:
+          - labels:
+              media: nvme
+          - pools: [ssd1, ssd2]
+            choose: pack
+            overcommit: 1.5
+            min_free: 50G
+        swap:
+          - labels:
+              media: hdd
+    disks:
+      - instance: db1
+        image: debian-12
+        size: 40G
+      - instance: db1
+        role: swap
+        size: 4G
+        blank:
+          fs: swap
+# actions:
+#   - make disk root of db1 in pool nvme1 (40.0 GiB, overlay of image debian-12)
+#   - make disk swap of db1 in pool hdd (4.0 GiB, blank, swap)
+
 - name: Grow a disk, whose guest goes on running and sees the new size
   virt.storage.instance_disk:
     pool: hdd
@@ -379,9 +448,13 @@ disks:
       type: str
       sample: root
     pool:
-      description: The pool that the disk is in.
+      description: The pool that the disk is in. None in check mode where an earlier task has to make it first.
       type: str
       sample: ssd
+    placement:
+      description: Why the disk is in this pool, where its flavor says so; none where its pool was given.
+      type: str
+      sample: "choice 1 of 2 of flavor gold for root disks: the most room of 3 pools that fit, 412.0 GiB left"
     id:
       description: The id of the disk's record, which is never used again for another disk.
       type: str
@@ -440,6 +513,13 @@ disks:
           </backingStore>
           <target dev="vda" bus="virtio"/>
         </disk>
+pools:
+  description: Why each pool, those that the flavor names and that do not exist included, cannot have the disk.
+  returned: failure, when no pool fits the flavor of a disk
+  type: dict
+  sample:
+    hdd: its label media is hdd, not nvme
+    nvme1: of 1.8 TiB that may be promised to disks, 1.8 TiB are
 disk:
   description: The first disk that failed.
   returned: failure of a disk
@@ -478,6 +558,7 @@ DISK = {
     "instance": {"type": "str", "required": True},
     "role": {"type": "str"},
     "pool": {"type": "str"},
+    "flavor": {"type": "str"},
     "size": {"type": "str"},
     "image": {"type": "str"},
     "blank": {"type": "dict", "options": BLANK},
@@ -497,14 +578,22 @@ DISK = {
 ARGUMENTS = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "pool": {"type": "str"},
-    "disks": {"type": "list", "elements": "dict", "required": True, "options": DISK},
+    "flavor": {"type": "str"},
+    "flavors": {"type": "dict"},
+    "disks": {
+        "type": "list",
+        "elements": "dict",
+        "required": True,
+        "options": DISK,
+        "mutually_exclusive": [("pool", "flavor")],
+    },
     "uri": {"type": "str", "default": "qemu:///system"},
 }
 
 
 def main():
     """Run the module."""
-    run_module(ARGUMENTS, task, requires=requirements)
+    run_module(ARGUMENTS, task, requires=requirements, mutually_exclusive=[("pool", "flavor")])
 
 
 if __name__ == "__main__":

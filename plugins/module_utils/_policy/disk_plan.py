@@ -142,7 +142,7 @@ def _make(want: Wanted, offer: Offer) -> Plan:
 def _made_of(want: Wanted, offer: Offer, size: int) -> str:
     amount = f"{in_words(size)}, " if size else ""
     if want.kind == "image":
-        return f"{amount}{offer.strategy} of image {want.content}"
+        return f"{amount}{offer.strategy or 'clone'} of image {want.content}"
     if want.kind == "blank":
         return f"{amount}blank, {want.content}"
     if want.kind == "config":

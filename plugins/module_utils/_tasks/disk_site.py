@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, image_named, labels, listing_of, see_disk
@@ -17,10 +18,12 @@ from .._algorithms.verify import id_in
 from .._ground.errors import BadInput, LostMetadata, StorageError
 from .._records.contract import Listing
 from .._records.types import ENDED, USABLE, Image, State, taken_apart
-from .disk_wishes import Order
+from .disk_wishes import UNMADE, Order
 from .session import Session, first_error
 
 Slot = tuple[str, str]
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+"""Runs one task on a pool, as `Session.run` does."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def look(session: Session, ordered: Sequence[Order]) -> list[Site]:
     for order in ordered:
         sites.setdefault(order.want.pool, Site(order.want.pool)).orders.append(order)
     for site in sites.values():
-        site.pool = session.open(site.name)
+        site.pool = None if site.name == UNMADE else session.open(site.name)
     for site in sites.values():
         if site.pool is not None:
             _look_into(session, site, site.pool)
@@ -69,14 +72,14 @@ def look(session: Session, ordered: Sequence[Order]) -> list[Site]:
 
 
 def _look_into(session: Session, site: Site, pool: Pool) -> None:
-    inventory = look_at_volumes(session, pool)
+    inventory = look_at_volumes(session.run, pool)
     site.listing = session.run(listing_of(pool))
     ended = session.run_all([see_disk(pool, *order.slot, site.listing) for order in site.orders])
     first_error(ended)
     for order, each in zip(site.orders, ended):
         if each.value is not None:
             site.disks[order.slot] = each.value
-    refuse_lost(session, pool, inventory, site.listing, {order.slot for order in site.missing()})
+    refuse_lost(session.run, pool, inventory, site.listing, {order.slot for order in site.missing()})
     wanted = {order.want.content for order in site.orders if order.want.kind == "image"}
     if wanted:
         named = session.run(labels(pool))
@@ -86,9 +89,7 @@ def _look_into(session: Session, site: Site, pool: Pool) -> None:
                 site.stock[name] = Stocked(image, session.run(_size(pool, image)))
 
 
-def refuse_lost(
-    session: Session, pool: Pool, inventory: Collection[str], listing: Listing, slots: Collection[Slot]
-) -> None:
+def refuse_lost(run: Run, pool: Pool, inventory: Collection[str], listing: Listing, slots: Collection[Slot]) -> None:
     """A disk whose record was lost is neither made a second time nor passed over. Its volume bears the id of a record
     that is not there, or that has no state, also when it is looked at again: a state that moves may be missed once.
 
@@ -101,7 +102,7 @@ def refuse_lost(
             place = taken_apart(record_id)
             if (place.instance, place.role) in slots or (place.instance, "") in slots:
                 suspects.append((record_id, name))
-    again = session.run(listing_of(pool)) if suspects else listing
+    again = run(listing_of(pool)) if suspects else listing
     for record_id, name in suspects:
         if again.state(record_id) in (None, State.MOVING):
             place = taken_apart(record_id)
@@ -112,9 +113,9 @@ def refuse_lost(
             )
 
 
-def look_at_volumes(session: Session, pool: Pool) -> Collection[str]:
+def look_at_volumes(run: Run, pool: Pool) -> Collection[str]:
     """The names of all volumes. Looked at before a listing, so that each has a record which that shows."""
-    return set(session.run(_inventory(pool)))
+    return set(run(_inventory(pool)))
 
 
 async def _inventory(pool: Pool) -> Collection[str]:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .._ground.blank import check_blank
@@ -18,6 +18,7 @@ from .._ground.errors import BadInput
 from .._ground.seed import check_seed, nocloud_seed, seed_digest, seed_iso
 from .._policy.disk_plan import Wanted
 from .._policy.disk_xml import Attachment, check_attachment
+from .._policy.flavors import Flavor, parse_flavors
 from .._policy.plan import Fields
 from .._policy.sizes import in_words, parse_size
 from .._records.types import checked_instance, checked_role
@@ -29,11 +30,16 @@ LARGEST = 1 << 51
 LONGEST_PATH = 4000
 """Bytes."""
 NO_FILE_SYSTEM = "no file system"
+UNMADE = "yet to be made"
+"""What check mode calls the pool of a disk where an earlier task has to make or label one for its flavor."""
 
 
 @dataclass(frozen=True)
 class Order:
-    """A disk of the task, with what only making it needs."""
+    """A disk of the task, with what only making it needs.
+
+    One with a ``flavor`` has no pool before it is placed; ``placement`` is the reason of that.
+    """
 
     want: Wanted
     file_system: str = ""
@@ -41,6 +47,8 @@ class Order:
     content: Literal | None = None
     path: str = ""
     format: str = ""
+    flavor: Flavor | None = None
+    placement: str = ""
 
     @property
     def slot(self) -> tuple[str, str]:
@@ -59,7 +67,11 @@ def requirements(params: Fields) -> Sequence[str]:
 def orders(params: Fields, warnings: list[str]) -> list[Order]:
     """Every disk of the task, each checked by itself and all together."""
     entries: Sequence[Fields] = params["disks"]
-    found = [_order(entry, params["pool"], params["state"], warnings) for entry in entries]
+    flavors = parse_flavors(params["flavors"] or {})
+    found = []
+    for entry in entries:
+        pool, flavor = _destination(entry, params, flavors)
+        found.append(replace(_order(entry, pool, params["state"], warnings), flavor=flavor))
     slots: set[tuple[str, ...]] = set()
     for order in found:
         want = order.want
@@ -72,11 +84,26 @@ def orders(params: Fields, warnings: list[str]) -> list[Order]:
     return found
 
 
-def _order(entry: Fields, default_pool: str | None, state: str, warnings: list[str]) -> Order:
+def _destination(entry: Fields, params: Fields, flavors: Mapping[str, Flavor]) -> tuple[str, Flavor | None]:
+    """The pool of a disk, or its flavor, as the disk or else the task says. What is removed is only looked for, so
+    nobody has to say what its flavor means."""
     instance = checked_instance(entry["instance"])
-    pool = entry["pool"] or default_pool
-    if not pool:
-        raise BadInput(f"No pool is given for the disks of {instance}: set pool for the task or for the disk.")
+    for given in (entry, params):
+        name = given["flavor"]
+        if given["pool"]:
+            return given["pool"], None
+        if name and params["state"] == "absent":
+            return "", Flavor(name, {})
+        if name and name not in flavors:
+            known = ", ".join(flavors) or "none"
+            raise BadInput(f"The disks of {instance} ask for flavor {name}, and flavors has {known}: define it there.")
+        if name:
+            return "", flavors[name]
+    raise BadInput(f"No pool is given for the disks of {instance}: set pool or flavor for the task or for the disk.")
+
+
+def _order(entry: Fields, pool: str, state: str, warnings: list[str]) -> Order:
+    instance = checked_instance(entry["instance"])
     if state == "absent":
         return Order(Wanted(pool, instance, checked_role(entry["role"]) if entry["role"] else ""))
     role = checked_role(entry["role"] or "root")

@@ -23,9 +23,10 @@ from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
 from .disk_contents import Recipe, recipe
+from .disk_placement import everywhere, placed
 from .disk_result import changed, describe, described_fully, foreseen, with_targets
 from .disk_site import Site, Slot, look, look_at_volumes, refuse_elsewhere, refuse_lost
-from .disk_wishes import Order, orders
+from .disk_wishes import UNMADE, Order, orders
 from .session import Session, first_error
 
 
@@ -83,6 +84,7 @@ class Step:
 
 
 def _present(session: Session, ordered: Sequence[Order]) -> Fields:
+    ordered = placed(session, ordered)
     sites = look(session, ordered)
     refuse_elsewhere(session, sites)
     steps = {site.name: list(_steps(session, site)) for site in sites}
@@ -140,9 +142,12 @@ def _shown(session: Session, site: Site, step: Step) -> Fields:
     seen = site.disks.get(step.order.slot)
     after = step.plan.after.get(step.order.want.what, {})
     if site.pool is None or seen is None or (session.check_mode and step.does("replace")):
-        return foreseen(site.name, step.order.want, step.recipe, after)
-    shown = describe(session, site.pool, seen)
-    return changed(shown, after) if session.check_mode else shown
+        shown = foreseen(site.name, step.order.want, step.recipe, after)
+        shown["pool"] = None if site.name == UNMADE else site.name
+    else:
+        shown = describe(session, site.pool, seen)
+        shown = changed(shown, after) if session.check_mode else shown
+    return {**shown, "placement": step.order.placement or None}
 
 
 def _apply(session: Session, site: Site, steps: Sequence[Step]) -> list[Ended]:
@@ -202,12 +207,13 @@ async def _provide(pool: Pool, step: Step) -> None:
 
 def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
     going: list[tuple[Pool, list[Disk]]] = []
+    ordered = everywhere(session, ordered)
     for name in dict.fromkeys(order.want.pool for order in ordered):
         pool = session.open(name, make=False)
         if pool is not None:
-            inventory, listing = look_at_volumes(session, pool), session.run(listing_of(pool))
+            inventory, listing = look_at_volumes(session.run, pool), session.run(listing_of(pool))
             slots = {order.slot for order in ordered if order.want.pool == name}
-            refuse_lost(session, pool, inventory, listing, slots)
+            refuse_lost(session.run, pool, inventory, listing, slots)
             ids = _meant(listing, slots)
             ended = session.run_all([_see_to_remove(pool, record_id) for record_id in ids])
             first_error(ended)
