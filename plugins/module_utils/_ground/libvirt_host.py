@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
@@ -204,6 +204,34 @@ class Host(Secrets):
                 continue  # undefined between the listing and the look
         return found
 
+    def guests(self) -> list[Guest]:
+        """Every guest, by name."""
+        with told("list the guests"):
+            domains = self._connection.listAllDomains(0)
+        found = []
+        for domain in domains:
+            try:
+                found.append(self._guest(domain))
+            except NotFound:
+                continue  # undefined between the listing and the look
+        return sorted(found, key=lambda guest: guest.name)
+
+    def guest(self, name: str) -> Guest:
+        """The guest of that name, or `NotFound`."""
+        with told(f"look up guest {name}"):
+            domain = self._connection.lookupByName(name)
+        return self._guest(domain)
+
+    def define_guest(self, xml: str) -> None:
+        """Store a guest's definition in the place of the one that it has. A running guest goes on as it is."""
+        with told("define the guest"):
+            self._connection.defineXML(xml)
+
+    def _guest(self, domain: Any) -> Guest:
+        with told(f"describe guest {domain.name()}"):
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+            return Guest(domain.name(), _state(domain), domain.XMLDesc(flags) if domain.isPersistent() else "")
+
     def users_of(self, path: str) -> list[Use]:
         """The uses of the file or device at ``path``, by whatever name: the same inode or device number counts."""
         return using(self.uses(), path)
@@ -250,6 +278,10 @@ class EmptyHost(Host):
         raise NotFound(f"There is no pool {name}: libvirt does not run here.")
 
     def uses(self) -> list[Use]:
+        """No guest."""
+        return []
+
+    def guests(self) -> list[Guest]:
         """No guest."""
         return []
 
