@@ -45,3 +45,13 @@ def _mayset_immutable() -> bool:
     with open("/proc/self/status", encoding="ascii") as status:
         effective = next(line for line in status if line.startswith("CapEff:"))
     return bool(int(effective.split()[1], 16) >> _CAP_LINUX_IMMUTABLE & 1)
+
+
+def has_flag(descriptor: int) -> bool:
+    """Whether the flag is set; not so where it is not known."""
+    try:
+        return bool(_LONG.unpack(fcntl.ioctl(descriptor, _GETFLAGS, _LONG.pack(0)))[0] & _IMMUTABLE)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        return False

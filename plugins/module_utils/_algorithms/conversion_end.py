@@ -1,0 +1,152 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The way back from a conversion, and its end."""
+
+from __future__ import annotations
+
+from .._ground.errors import InUse, LostMetadata, StorageError
+from .._records.types import USABLE, Disk, Image, State, Volume, is_id
+from .cache import retire
+from .conversion import OldLayout, record_of, staging_name
+from .conversion_journal import FINALIZING, ROLLING_BACK, BaseEntry, DiskEntry, Entry, close, move
+from .pool import Pool, take_over
+
+
+async def roll_back(pool: Pool, old: OldLayout, entry: Entry) -> None:
+    """Put an instance back as it was: definition, names, pointers; then its records end and our names go.
+
+    A header goes back before the reference to its image does. Nothing may use the disks meanwhile.
+    """
+    found = {disk.path: await record_of(pool, entry, disk) for disk in entry.disks}
+    for each in found.values():
+        users = await pool.volumes.users(each[0].volume) if each is not None else None
+        if users:
+            raise InUse(f"The instance {entry.name} is in use ({users}): stop it, then roll it back.")
+    entry = await move(pool, entry, ROLLING_BACK)
+    volumes = {path: None if each is None else each[0].volume for path, each in found.items()}
+    told = tuple((disk.path, disk.definition, volumes[disk.path]) for disk in entry.disks if disk.definition)
+    if told:
+        await old.describe_back(entry.guest, told)
+    for disk in entry.disks:
+        await _disk_back(pool, old, entry, disk, found[disk.path])
+    await close(pool, entry)
+
+
+async def _disk_back(
+    pool: Pool, old: OldLayout, entry: Entry, disk: DiskEntry, found: tuple[Disk, State] | None
+) -> None:
+    if found is not None and found[1] in USABLE:
+        _done(await old.give_back(found[0].volume, disk.native, disk.path), entry, disk)
+    if disk.pointer is not None:
+        image = await _image_volume(pool, disk)
+        await old.point_back(disk.path, disk.native, dict(disk.pointer), image)
+    if found is not None:
+        await _end(pool, *found)
+    for name, native in (await pool.volumes.inventory()).items():
+        if native == disk.native and _is_ours(pool, name):
+            _done(await old.take_back(name, disk.native, disk.path), entry, disk)
+    _done(await old.take_back(staging_name(entry, disk), disk.native, disk.path), entry, disk)
+
+
+def _done(outcome: object, entry: Entry, disk: DiskEntry) -> None:
+    if not outcome:
+        why = getattr(outcome, "why", "")
+        raise StorageError(f"The disk {disk.role} of {entry.name} cannot be rolled back: {why}.")
+
+
+async def _image_volume(pool: Pool, disk: DiskEntry) -> Volume | None:
+    """The volume of the image that the header was made to name."""
+    try:
+        record = await pool.records.read(disk.image)
+    except LostMetadata:
+        return pool.capabilities.image_volume(disk.image) if is_id(disk.image) else None
+    return record.volume
+
+
+async def _end(pool: Pool, disk: Disk, state: State) -> None:
+    """End the record of an adopted disk, and its reference. The volume is somebody's, and stays."""
+    if state is State.PENDING:
+        await take_over(pool, disk, state)
+    elif await pool.records.swap(disk.id, state, State.RELEASED) and disk.backing is not None:
+        await pool.records.unrefer(disk.backing, disk.id)
+
+
+def _is_ours(pool: Pool, name: str) -> bool:
+    """Whether a volume's name is one that a record's id gives."""
+    for pattern in pool.capabilities.disk_names.values():
+        before, after = pattern.split("{id}")
+        if name.startswith(before) and name.endswith(after) and is_id(name[len(before) : len(name) - len(after)]):
+            return True
+    return False
+
+
+async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, ...]:
+    """Take the image that was made of a base out of the pool, and give the base its mode back. What keeps the image,
+    where something does."""
+    kept: list[str] = []
+    for image, state in await images_of(pool, entry):
+        kept += (await retire(pool, image, state)).kept_by
+    if not kept:
+        await old.restore_mode(entry.path, entry.native, entry.mode, entry.immutable)
+        await close(pool, entry)
+    return tuple(kept)
+
+
+async def images_of(pool: Pool, entry: BaseEntry) -> list[tuple[Image, State]]:
+    """The images that are the very file of a base, or were copied from it; retired ones, too."""
+    inventory = await pool.volumes.inventory()
+    listing = await pool.records.states()
+    found = []
+    for name, native in inventory.items():
+        record_id = _image_id(pool, name)
+        state = listing.state(record_id) if record_id else None
+        if (native == entry.native or record_id == entry.image) and state in (State.READY, State.RETIRED):
+            record = await pool.records.read(record_id)
+            if isinstance(record, Image):
+                found.append((record, state))
+    return found
+
+
+def _image_id(pool: Pool, name: str) -> str:
+    before, after = pool.capabilities.image_name.split("{id}")
+    middle = name[len(before) : len(name) - len(after)]
+    return middle if name == before + middle + after and is_id(middle) else ""
+
+
+async def finalize(pool: Pool, old: OldLayout, entry: Entry) -> None:
+    """Take the old names of an instance away. Each is checked by inode, and its header by what its record says."""
+    entry = await move(pool, entry, FINALIZING)
+    for disk in entry.disks:
+        found = await record_of(pool, entry, disk)
+        if found is None or found[1] not in USABLE:
+            raise LostMetadata(
+                f"The disk {disk.role} of {entry.name} has no record in pool {pool.name} any more, so its old name "
+                f"{disk.path} stays: remove it by hand, or roll the instance back."
+            )
+        record, state = found
+        image = await _image_volume(pool, disk) if state is State.READY and record.backing else None
+        pointer = await pool.volumes.pointer(record.volume)
+        if pointer != (None if image is None else image.name):
+            raise StorageError(
+                f"The header of disk {disk.role} of {entry.name} names {pointer or 'nothing'}, and not the image that "
+                "its record says: convert it again first."
+            )
+        _done(await old.unlink(disk.path, disk.native, record.volume), entry, disk)
+    await close(pool, entry)
+
+
+async def finalize_base(pool: Pool, old: OldLayout, entry: BaseEntry) -> bool:
+    """Take the old name of a base away that is an image of the pool by the same inode; whether it is gone."""
+    linked = [each for each in await images_of(pool, entry) if not entry.image]
+    if not linked:
+        return False
+    image, _state = linked[0]
+    outcome = await old.unlink(entry.path, entry.native, image.volume)
+    if not outcome:
+        raise StorageError(f"The old name of the image {image.id} stays: {outcome.why}.")
+    await close(pool, entry)
+    return True
