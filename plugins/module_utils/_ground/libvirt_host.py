@@ -76,6 +76,16 @@ class Use:
         return f"{self.domain} ({self.state}, {self.target})"
 
 
+@dataclass(frozen=True)
+class Guest:
+    """A guest; ``state`` as in `Use`. ``xml`` is what it starts with next, passwords included, "" for one that is only
+    running; it is for redefining, and never recorded or shown."""
+
+    name: str
+    state: str
+    xml: str = field(repr=False)
+
+
 class Host(Secrets):
     """A connection to the libvirt daemon of this host.
 
