@@ -84,6 +84,7 @@ def role_spec(name: str) -> dict[str, Any]:
 ROLES = {path.name: role_spec(path.name) for path in sorted((ROOT / "roles").iterdir()) if path.is_dir()}
 VARIABLES = {
     **{name: spec for role in ROLES.values() for name, spec in role.items()},
+    "virt_storage_disk_flavor": {"type": "str"},
     "virt_storage_disk_pool": {"type": "str"},
     "virt_storage_disks": {"type": "list", "elements": "dict"},
     "virt_storage_hosts": {"type": "raw"},
@@ -105,9 +106,12 @@ def settled(value: Any, spec: Mapping[str, Any]) -> Any:
 
 
 def mistakes(validator: ArgumentSpecValidator, options: Mapping[str, Any]) -> list[str]:
-    """What Ansible would say of ``options`` before it runs a module or role with them."""
+    """What Ansible would say of ``options`` before it runs a module or role with them. Of those that may be left out,
+    one may well exclude another."""
     given = {name: settled(value, validator.argument_spec.get(name, {})) for name, value in options.items()}
-    return list(validator.validate(given).error_messages)
+    sure = {name: value for name, value in given.items() if "default(omit)" not in str(options[name])}
+    found = [*ArgumentSpecValidator(validator.argument_spec).validate(given).error_messages]
+    return [*found, *(each for each in validator.validate(sure).error_messages if each not in found)]
 
 
 def tasks_in(node: Any) -> Iterator[dict[str, Any]]:
