@@ -126,6 +126,16 @@ class Session:
         backend: Backend = self._parts[pool.name].volumes
         return backend
 
+    def backend_named(self, name: str) -> Backend | None:
+        """The same of a pool that may have no records yet; None, in check mode only, where there is no such pool."""
+        if name in self._parts:
+            return self.backend(self._pools[name])
+        try:
+            backend: Backend = open_parts(read(self.host.pool(name).xml), self.around, bare=True).volumes
+        except NotFound:
+            return None
+        return backend
+
     def path(self, pool: Pool, volume: Volume) -> str:
         """Where a volume is: its path, or ``pool/image``."""
         return str(self.backend(pool).location(volume))
