@@ -16,7 +16,7 @@ from .conversion_journal import FINALIZING, ROLLING_BACK, BaseEntry, DiskEntry, 
 from .pool import Pool, take_over
 
 
-async def roll_back(pool: Pool, old: OldLayout, entry: Entry) -> None:
+async def roll_back_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
     """Put an instance back as it was: definition, names, pointers; then its records end and our names go.
 
     A header goes back before the reference to its image does. Nothing may use the disks meanwhile.
@@ -100,7 +100,7 @@ async def images_of(pool: Pool, entry: BaseEntry) -> list[tuple[Image, State]]:
     """The images that are the very file of a base, or were copied from it; retired ones, too."""
     inventory = await pool.volumes.inventory()
     listing = await pool.records.states()
-    found = []
+    found: list[tuple[Image, State]] = []
     for name, native in inventory.items():
         record_id = _image_id(pool, name)
         state = listing.state(record_id) if record_id else None
@@ -117,7 +117,7 @@ def _image_id(pool: Pool, name: str) -> str:
     return middle if name == before + middle + after and is_id(middle) else ""
 
 
-async def finalize(pool: Pool, old: OldLayout, entry: Entry) -> None:
+async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
     """Take the old names of an instance away. Each is checked by inode, and its header by what its record says."""
     entry = await move(pool, entry, FINALIZING)
     for disk in entry.disks:

@@ -1,0 +1,222 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""The way back from a conversion, and its end, from what the journal in the pool says."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._algorithms.conversion import OldLayout
+from .._algorithms.conversion_end import base_back, finalize_base, finalize_instance, roll_back_instance
+from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, Entry
+from .._algorithms.pool import Pool
+from .._ground.errors import StorageError
+from .._ground.libvirt_host import Use
+from .._ground.usage import users_of_files
+from .._policy.plan import Action, Fields, Plan
+from .._records.types import Disk, Image, Volume
+from .layout_host import Host
+
+
+@dataclass(frozen=True)
+class Ending:
+    """An instance of the journal, and why it is left as it is, if it is."""
+
+    entry: Entry
+    refusal: str = ""
+
+
+def roll_back(host: Host, params: Fields) -> Fields:
+    """Undo what the journal says. Instances that are in use are left."""
+    endings = [Ending(entry, _why_not_back(host, entry)) for entry in _entries(host, params)]
+    names = {each.entry.name for each in endings if not each.refusal}
+    bases = [entry for entry in _bases(host) if not _kept(host, entry, names)]
+    actions = [
+        (f"instance {name}", f"put the disks of {name} back: definition, headers and names as they were")
+        for name in sorted(names)
+    ]
+    actions += [(f"base {entry.path}", f"take the image of {entry.path} out of the pool") for entry in bases]
+    result = _result(host, endings, _plan("roll back", actions, "converted", "old"), "rolled back")
+
+    def tasks(pool: Pool, old: OldLayout) -> list[list[tuple[str, Coroutine[Any, Any, Any]]]]:
+        instances = [(e.entry.name, roll_back_instance(pool, old, e.entry)) for e in endings if not e.refusal]
+        return [instances, [(entry.path, base_back(pool, old, entry)) for entry in bases]]
+
+    return _carried_out(host, result, bool(actions), tasks)
+
+
+def finalize(host: Host, params: Fields) -> Fields:
+    """Take the old names away where nothing needs them."""
+    endings = [Ending(entry, _why_not_final(host, entry)) for entry in _entries(host, params)]
+    names = {each.entry.name for each in endings if not each.refusal}
+    bases = [entry for entry in _bases(host) if not _needed(host, entry, names)]
+    actions = [(f"instance {name}", f"take the old names of the disks of {name} away") for name in sorted(names)]
+    actions += [
+        (f"base {entry.path}", f"take the old name {entry.path} away" if not entry.image else f"forget {entry.path}")
+        for entry in bases
+    ]
+    for entry in bases:
+        if entry.image:
+            host.session.warnings.append(
+                f"The base {entry.path} was copied into the pool, and no disk needs it any more: remove it by hand."
+            )
+    result = _result(host, endings, _plan("finalize", actions, "converted", "final"), "finalized")
+
+    def tasks(pool: Pool, old: OldLayout) -> list[list[tuple[str, Coroutine[Any, Any, Any]]]]:
+        instances = [(e.entry.name, finalize_instance(pool, old, e.entry)) for e in endings if not e.refusal]
+        return [instances, [(entry.path, finalize_base(pool, old, entry)) for entry in bases]]
+
+    return _carried_out(host, result, bool(actions), tasks)
+
+
+def _entries(host: Host, params: Fields) -> list[Entry]:
+    """The instances of this layout that the journal knows, and that are asked for."""
+    wanted = params["instances"]
+    return [
+        entry
+        for name, entry in sorted(host.journal.instances.items())
+        if entry.layout == host.layout.root and (not wanted or name in wanted)
+    ]
+
+
+def _bases(host: Host) -> list[BaseEntry]:
+    return [entry for _path, entry in sorted(host.journal.bases.items()) if entry.layout == host.layout.root]
+
+
+# Refusals
+
+
+def _why_not_back(host: Host, entry: Entry) -> str:
+    if entry.guest and entry.guest not in {guest.name for guest, _elements in host.guests}:
+        return f"its guest {entry.guest} is not on this host: run this where it is"
+    users = _users(host, entry)
+    return f"it is in use ({', '.join(users)}): stop it first" if users else ""
+
+
+def _users(host: Host, entry: Entry) -> list[str]:
+    """Who uses the disks, under their old names or ours."""
+    paths = [disk.path for disk in entry.disks] + [host.reader.path(each.volume) for each in _records(host, entry)]
+    found = users_of_files(paths, host.session.host.uses)
+    return sorted({user for users in found.values() for user in users})
+
+
+def _records(host: Host, entry: Entry) -> list[Disk]:
+    """The live records of the instance's own disks."""
+    natives = {(disk.role, disk.native) for disk in entry.disks}
+    return [
+        record
+        for record_id, record in host.held.records.items()
+        if isinstance(record, Disk)
+        and host.held.live(record_id)
+        and record.instance == entry.name
+        and (record.role, record.volume.adopted) in natives
+    ]
+
+
+def _why_not_final(host: Host, entry: Entry) -> str:
+    if entry.state not in (CONVERTED, FINALIZING):
+        return "it is not wholly converted yet: stop it and convert it again"
+    paths = {disk.path for disk in entry.disks}
+    live = [use for use in _uses(host) if use.live and use.source in paths]
+    if live:
+        return f"it still runs from its old path ({live[0]}): stop it once"
+    for guest, elements in host.guests:
+        if any(element.path in paths for element in elements):
+            return f"the definition of {guest.name} names its old path again: convert it again"
+    return ""
+
+
+def _uses(host: Host) -> Iterable[Use]:
+    return host.session.host.uses()
+
+
+def _kept(host: Host, entry: BaseEntry, rolled: set[str]) -> bool:
+    """Whether a disk stays that stands on the image of a base."""
+    ids = {record.id for record in host.held.records.values() if isinstance(record, Disk) and record.instance in rolled}
+    return any(
+        set(host.held.references.get(image.id, ())) - ids
+        for image in host.held.records.values()
+        if isinstance(image, Image) and host.held.live(image.id) and _is_of(host, image.volume, entry, image.id)
+    )
+
+
+def _is_of(host: Host, volume: Volume, entry: BaseEntry, image_id: str) -> bool:
+    return host.held.inventory.get(volume.name) == entry.native or image_id == entry.image
+
+
+def _needed(host: Host, entry: BaseEntry, final: set[str]) -> bool:
+    """Whether a disk may still stand on the base by its old name. One that nobody understands may stand on any."""
+    if any("instance that is being" in why for _path, why in host.layout.left):
+        return True
+    waiting = {each.name for each in host.journal.instances.values()} - final
+    for instance in host.seen.instances:
+        if instance.name in final:
+            continue
+        if instance.flaws or instance.name in waiting:
+            return True
+        if any(disk.flaw or not disk.format or disk.base == entry.path for disk in instance.disks):
+            return True
+    return False
+
+
+# Carrying out
+
+
+def _plan(verb: str, actions: Sequence[tuple[str, str]], before: str, after: str) -> Plan:
+    return Plan(
+        tuple(Action(verb, what, sentence) for what, sentence in actions),
+        {what: {"layout": before} for what, _sentence in actions},
+        {what: {"layout": after} for what, _sentence in actions},
+    )
+
+
+def _result(host: Host, endings: Sequence[Ending], plan: Plan, done: str) -> Fields:
+    refused = [each for each in endings if each.refusal]
+    verdict = f"{len(endings) - len(refused)} instances are {done}, {len(refused)} are left as they are."
+    return {
+        **plan.to_result(),
+        "verdict": host.obstacle or verdict,
+        "instances": [
+            {
+                "instance": each.entry.name,
+                "guest": each.entry.guest,
+                "verdict": "refused" if each.refusal else done,
+                "refusals": [each.refusal] if each.refusal else [],
+            }
+            for each in endings
+        ],
+        "bases": [],
+        "bytes_to_copy": 0,
+        "stop_service": bool(plan.actions),
+    }
+
+
+def _carried_out(host: Host, result: Fields, wanted: bool, tasks: Any) -> Fields:
+    """Run the tasks, group after group; an instance that fails holds up no other."""
+    if not wanted:
+        return result
+    if host.obstacle:
+        raise StorageError(host.obstacle, **{**result, "changed": False})
+    if host.session.check_mode:
+        return result
+    pool = host.session.open(host.pool.name)
+    if pool is None:
+        raise AssertionError
+    host.session.convert_into(pool.name)
+    errors = {}
+    for group in tasks(pool, OldLayout(pool.name)):
+        ended = host.session.work(pool, [task for _what, task in group]) if group else []
+        errors.update({what: str(each.error) for (what, _t), each in zip(group, ended) if each.error is not None})
+    if errors:
+        raise StorageError(
+            f"{len(errors)} of {len(result['actions'])} steps failed, the others were done; the first: "
+            f"{next(iter(errors.values()))}",
+            **{**result, "failures": errors},
+        )
+    return result

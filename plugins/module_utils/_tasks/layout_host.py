@@ -1,0 +1,124 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Everything that the task of `storage_layout` looks at: the pool and its journal, the guests, the old layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .._algorithms.conversion_journal import Journal, read_journal
+from .._algorithms.pool import Pool
+from .._algorithms.verify import Holdings, look
+from .._ground.errors import BadInput
+from .._ground.libvirt_host import Guest
+from .._ground.mounts import mounted_at
+from .._ground.nova_layout import FoundLayout, read_layout, service_runs
+from .._ground.usage import users_of_files
+from .._policy.guest_disks import DiskElement, disk_elements
+from .._policy.plan import Fields
+from .._policy.pool_xml import WITH_FOLDER, read
+from .layout_look import Around, Seen, folder_layout, understand
+from .layout_pool import ConvertingSession, OldFiles
+from .pool_reader import Reader
+
+_SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2", "cifs")
+_SERVICE = "nova-compute runs on this host: stop it first, for it starts instances and removes bases by itself."
+
+
+@dataclass(frozen=True)
+class Host:
+    """What was found. ``root`` is the folder of the pool, ``obstacle`` why nothing may be changed now."""
+
+    session: ConvertingSession
+    reader: Reader
+    root: str
+    held: Holdings
+    journal: Journal
+    guests: Sequence[tuple[Guest, Sequence[DiskElement]]]
+    layout: FoundLayout
+    seen: Seen
+    obstacle: str
+
+    @property
+    def pool(self) -> Pool:
+        """For reading."""
+        return self.reader.pool
+
+
+def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
+    """None in check mode, where an earlier task has yet to make the pool."""
+    reader = Reader.of(session, params["pool"])
+    if reader is None:
+        return None
+    definition = read(session.host.pool(params["pool"]).xml)
+    if definition.type not in WITH_FOLDER:
+        raise BadInput(
+            f"The pool {definition.name} is of type {definition.type}, and disks that are files are converted into a "
+            f"pool of type {' or '.join(WITH_FOLDER)}: give one."
+        )
+    held, journal = reader.run(look(reader.pool)), reader.run(read_journal(reader.pool))
+    files = OldFiles(reader.backend, session.host)
+    pools = files.pools()
+    guests = [(guest, disk_elements(guest.xml, pools) if guest.xml else []) for guest in session.host.guests()]
+    root = os.path.abspath(params["path"])
+    nova = params["layout"] == "nova"
+    layout = read_layout(root) if nova else folder_layout(root, guests)
+    layout = _chosen(layout, params["instances"], journal)
+    paths = [disk.facts.path for instance in layout.instances for disk in instance.disks]
+    around = Around(
+        pool=definition.name,
+        root=definition.path,
+        device=os.stat(definition.path).st_dev,
+        held=held,
+        journal=journal,
+        files=files,
+        words=params["formats"] or {},
+        base_word=params["base_format"] or "",
+        elements=_by_file(guests),
+        users=users_of_files(paths, session.host.uses),
+        shared=_is_shared(root),
+    )
+    obstacle = _SERVICE if nova and service_runs() else ""
+    return Host(session, reader, definition.path, held, journal, guests, layout, understand(layout, around), obstacle)
+
+
+def _chosen(layout: FoundLayout, names: Sequence[str] | None, journal: Journal) -> FoundLayout:
+    """The layout with only the instances that are asked for."""
+    if not names:
+        return layout
+    known = {instance.name for instance in layout.instances}
+    missing = [name for name in names if name not in known and name not in journal.instances]
+    if missing:
+        raise BadInput(f"There is no instance {', '.join(missing)} in {layout.root}: give names of its folders.")
+    return replace(layout, instances=tuple(each for each in layout.instances if each.name in names))
+
+
+def _by_file(
+    guests: Sequence[tuple[Guest, Sequence[DiskElement]]],
+) -> Mapping[tuple[int, int], Sequence[tuple[Guest, DiskElement]]]:
+    """The disks of guests by device and inode."""
+    found: dict[tuple[int, int], list[tuple[Guest, DiskElement]]] = {}
+    for guest, elements in guests:
+        for element in elements:
+            try:
+                status = os.stat(element.path)
+            except OSError:
+                continue
+            found.setdefault((status.st_dev, status.st_ino), []).append((guest, element))
+    return found
+
+
+def _is_shared(path: str) -> bool:
+    """Whether other hosts may have the folder, too."""
+    path = os.path.realpath(path)
+    while True:
+        mount = mounted_at(path)
+        if mount is not None or path == "/":
+            return mount is not None and mount.type in _SHARED
+        path = os.path.dirname(path)
