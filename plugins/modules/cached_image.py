@@ -444,6 +444,12 @@ pruned:
       description: Images that stay, each with C(id), C(names), C(bytes) and C(why).
       type: list
       elements: dict
+    frees:
+      description: What the removed images took up, in bytes.
+      type: int
+    cached:
+      description: What the images that stay take up, in bytes. The disks that stand on them count apart.
+      type: int
     cleared:
       description: What was cleared of work that was cut short, in sentences.
       type: list
@@ -468,6 +474,8 @@ pruned:
           names: [debian-12]
           bytes: 1261637632
           why: 12 disks on it
+      frees: 1047527424
+      cached: 1261637632
       cleared: []
       left: []
       unmet: []

@@ -628,6 +628,7 @@ def test_pruned_gives_up_the_least_recently_used_and_check_mode_says_which(four,
         "new": "the cache is within its limits",
     }
     assert told["unmet"] == told["left"] == told["cleared"] == []
+    assert (told["frees"], told["cached"]) == (MIB, 4 * MIB)
     # The pool's own limits, and the task's over them.
     task("libvirt_pool", name=pool["name"], cache={"max_bytes": "3M", "max_count": 2})
     assert task("cached_image", **prune(pool, cache={"max_bytes": "0", "max_count": 0}))["changed"] is False

@@ -107,7 +107,11 @@ async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> 
         stat = await pool.volumes.stat(record.volume) if record is not None and not record.volume.adopted else None
         free += stat.allocated if stat is not None else 0
     limits = Limits(free=free, **{**parse_limits(kept if isinstance(kept, dict) else {}), **stated})
-    verdicts = judge([_as_policy(seen, named) for seen in images], limits, wanted, time.time())
+    own: dict[str, dict[str, Fields]] = {}
+    for name, facts in named.items():
+        own.setdefault(str(facts.get("id")), {})[name] = dict(facts)
+    judged = [_as_policy(seen, own.get(seen.image.id, {})) for seen in images]
+    verdicts = judge(judged, limits, wanted, time.time())
     return Cache(pool, limits, images, verdicts, debris)
 
 
@@ -119,10 +123,10 @@ def _prune(session: Session, cache: Cache) -> Pruned:
         (ended,) = session.work(cache.pool, [reclaim(cache.pool)])
         done = ended.unwrap()
     outcome = Pruned(list(cache.verdicts), done.cleared, done.left or _foreseen(cache).left)
-    going = [(seen, verdict) for seen, verdict in zip(cache.images, cache.verdicts) if verdict.goes]
-    tasks = [retire(cache.pool, seen.image, seen.state) for seen, _verdict in going]
+    going = [number for number, verdict in enumerate(cache.verdicts) if verdict.goes]
+    tasks = [retire(cache.pool, cache.images[number].image, cache.images[number].state) for number in going]
     ends = session.work(cache.pool, tasks) if tasks else []
-    for (_seen, verdict), end in zip(going, ends):
+    for number, end in zip(going, ends):
         why = ""
         if isinstance(end.error, StorageError):
             why = end.error.message
@@ -130,7 +134,7 @@ def _prune(session: Session, cache: Cache) -> Pruned:
         elif isinstance(end.value, Disposed) and not end.value.removed:
             why = f"{counted(len(end.value.kept_by), 'disk')} on it"
         if why:
-            outcome.verdicts[outcome.verdicts.index(verdict)] = Verdict(verdict.image, False, why)
+            outcome.verdicts[number] = Verdict(outcome.verdicts[number].image, False, why)
     return outcome
 
 
@@ -167,6 +171,8 @@ def _told(outcome: Pruned, limits: Limits) -> Fields:
     return {
         "removed": [{**shown(verdict), "reason": verdict.why} for verdict in outcome.verdicts if verdict.goes],
         "kept": [{**shown(verdict), "why": verdict.why} for verdict in outcome.verdicts if not verdict.goes],
+        "frees": sum(verdict.image.bytes for verdict in outcome.verdicts if verdict.goes),
+        "cached": sum(verdict.image.bytes for verdict in outcome.verdicts if not verdict.goes),
         "cleared": outcome.cleared,
         "left": outcome.left,
         "unmet": shortfall(outcome.verdicts, limits),
