@@ -17,6 +17,8 @@ import base64
 import binascii
 import errno
 import json
+import re
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,14 +40,17 @@ CAPS = "mon 'profile rbd' osd 'profile rbd pool=POOL'"
 """What a user of a pool must be allowed to do."""
 
 _QUIET = {
-    # A module's standard error is not a log, and a module has no business in the cluster's log folder.
+    # A module's standard error is no log, and it has no business in the folders of the cluster's daemons.
     "log_to_stderr": "false",
-    "err_to_stderr": "false",
     "log_file": "",
     "admin_socket": "",
 }
+_BANNER = b"ceph v"
+_BANNER_SECONDS = 3.0
+"""How long a monitor that answers at all takes to say so."""
 
 _CAUSES = {
+    errno.ENOENT: "it does not exist",
     errno.EPERM: f"the user lacks a capability for it: give it at least {CAPS} with 'ceph auth caps'",
     errno.ENOSPC: "the cluster or the pool is full: free space or add OSDs, and run the task again",
     errno.EDQUOT: "the quota of the pool is used up: raise it with 'ceph osd pool set-quota', and run the task again",
@@ -121,10 +126,13 @@ class Cluster:
     def ioctx(self, pool: str, namespace: str = "") -> Any:
         """A new ``rados.Ioctx`` of a pool, and of a namespace in it; NotFound where there is no such pool.
 
-        A namespace is not looked for: RADOS knows no empty ones."""
+        A namespace is not looked for: RADOS knows no empty ones. At a full cluster or pool, what needs more space
+        is OutOfSpace at once, instead of waiting for space; what needs none, as pruning, goes on. Librbd keeps to that.
+        """
         with told(f"open the pool {pool}"):
             ioctx = self._rados.open_ioctx(pool)
             ioctx.set_namespace(namespace)
+            ioctx.set_osdmap_full_try()
             return ioctx
 
     def option(self, name: str) -> str:
@@ -133,13 +141,16 @@ class Cluster:
             return str(self._rados.conf_get(name))
 
     def mon_command(self, prefix: str, **arguments: Any) -> Any:
-        """What the monitors reply to a command, such as ``df``, in the JSON form of theirs."""
+        """What the monitors reply to a command, such as ``df``: from JSON, or a text where it is none."""
         command = json.dumps({"prefix": prefix, "format": "json", **arguments})
         with told(f"do '{prefix}'"):
             code, reply, text = self._rados.mon_command(command, b"")
             if code:
                 raise rados.OSError(text or "refused", errno=abs(code))
-            return json.loads(reply) if reply.strip() else None
+            try:
+                return json.loads(reply)
+            except ValueError:
+                return reply.decode(errors="replace").strip()  # a few commands know no JSON
 
 
 def _configured(access: Access, timeout_seconds: int) -> Any:
@@ -154,6 +165,8 @@ def _configured(access: Access, timeout_seconds: int) -> Any:
     }
     if access.hosts:
         options["mon_host"] = ",".join(access.hosts)
+    if not access.conf:
+        options.setdefault("keyring", "")  # or the one of /etc/ceph would be used
     try:
         handle = rados.Rados(rados_id=access.user or None, conffile=access.conf or None)
     except rados.Error as error:
@@ -186,27 +199,39 @@ def _check_key(access: Access) -> None:
 def _unreachable(access: Access, timeout_seconds: int, error: Exception) -> StorageError:
     """Why there is no connection."""
     who = f"client.{access.user or 'admin'}"
-    where = ", ".join(access.hosts) or access.conf or "(none were named)"
+    where = f" {', '.join(access.hosts)}" if access.hosts else f" of {access.conf}" if access.conf else ""
     code = getattr(error, "errno", None)
-    if code in (errno.EACCES, errno.EPERM):
-        return StorageError(
-            f"The Ceph monitors {where} refused {who}: the key is wrong, or there is no such user; see 'ceph auth get "
-            f"{who}'.",
-            errno=code,
+    waited = code in (errno.ETIMEDOUT, errno.EINTR)
+    if code in (errno.EACCES, errno.EPERM) or (waited and any(map(_answers, access.hosts))):
+        why = (
+            f"The Ceph monitors{where} do not let {who} in: the key is wrong, there is no such user, or it lacks the "
+            f"capability mon 'profile rbd'; compare with 'ceph auth get {who}'."
         )
-    if code in (errno.ETIMEDOUT, errno.EINTR):
-        return StorageError(
-            f"The Ceph monitors {where} did not answer within {timeout_seconds} s: see that they run and that this "
-            "host reaches them, and run the task again.",
-            errno=code,
+    elif waited:
+        why = (
+            f"The Ceph monitors{where} did not answer within {timeout_seconds} s: see that they run and that this "
+            "host reaches them, and run the task again."
         )
-    if code == errno.ENOENT:
-        return StorageError(
-            f"There is nothing to connect to Ceph with: no monitor is known, or no key of {who} (monitors: {where}); "
-            "give both, or a configuration file that names them.",
-            errno=code,
+    elif code in (errno.ENOENT, errno.EINVAL):
+        why = (
+            f"The Ceph monitors{where} cannot be looked up: name them as address:port, or give a configuration file "
+            "that does."
         )
-    return StorageError(f"No connection to the Ceph monitors {where} as {who}: {_text(error)}.", errno=code)
+    else:
+        why = f"No connection to the Ceph monitors{where} as {who}: {_text(error)}."
+    return StorageError(why, errno=code)
+
+
+def _answers(host: str) -> bool:
+    """Whether something at ``address:port`` speaks Ceph's protocol. Librados does not tell a refusal from silence where
+    it has to try both versions of the protocol, which it has to at ports other than the usual ones."""
+    address, _colon, port = host.rpartition(":")
+    try:
+        with socket.create_connection((address.strip("[]"), int(port)), timeout=_BANNER_SECONDS) as connection:
+            connection.settimeout(_BANNER_SECONDS)
+            return connection.recv(len(_BANNER)) == _BANNER
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager
@@ -233,4 +258,4 @@ def translated(doing: str, error: Exception) -> StorageError:
 
 def _text(error: Exception) -> str:
     """The library's own words, in one line."""
-    return " ".join(str(error).split()).rstrip(".")
+    return re.sub(r"^\[errno \d+\] ", "", " ".join(str(error).split())).rstrip(".")
