@@ -229,6 +229,10 @@ def open_at(address: str) -> RealBed:
         from .rbd_bed import RbdBed
 
         return RbdBed(*where)
+    if kind == "lvm":
+        from .lvm_bed import LvmBed
+
+        return LvmBed(*where)
     if kind != "file":
         raise ValueError(address)
     return FileBed(*where)
@@ -301,12 +305,42 @@ def _rbd(folder: Path) -> Any:
         yield bed
 
 
+# A bed in a volume group needs the machine that it is tried in.
+
+
+@contextmanager
+def _group(place: Path) -> Any:
+    from .lvm_bed import prepared
+
+    with prepared(place):
+        yield place
+
+
+def _lvm(kind: str) -> Callable[[Path], AbstractContextManager[Bed]]:
+    @contextmanager
+    def bed(folder: Path) -> Any:
+        from .lvm_bed import fresh_bed
+
+        with fresh_bed(kind) as made:
+            yield made
+
+    return bed
+
+
 XFS = ("mkfs.xfs", "-q")
 BTRFS = ("mkfs.btrfs", "-q")
 NO_REFLINK = {"reflink": "ext4 does not share extents"}
 RBD_EXCUSED = {
     "reflink": "has clones of its own",
     "inheritance": "librbd writes from the process itself, which leaves no child at work",
+}
+THIN_EXCUSED = {
+    "reflink": "has snapshots of its own",
+    "backing": "a thin snapshot does not need its image",
+}
+THICK_EXCUSED = {
+    "reflink": "is no file system",
+    "sparse": "a thick volume takes its whole size",
 }
 WORLD_EXCUSED = {
     "data": "keeps no bytes, and all images have one size",
@@ -318,12 +352,14 @@ WORLD_EXCUSED = {
 
 @dataclass(frozen=True)
 class Ground:
-    """Where the pools of a backend are made: ``prepare`` once a session, ``bed`` for each test, in a new folder."""
+    """Where the pools of a backend are made: ``prepare`` once a session, ``bed`` for each test, in a new folder. One
+    that is ``elsewhere`` is only tried when it is named."""
 
     backend: str
     prepare: Callable[[Path], AbstractContextManager[Path]]
     bed: Callable[[Path], AbstractContextManager[Bed]]
     excused: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: bool = False
 
 
 GROUNDS = {
@@ -332,6 +368,8 @@ GROUNDS = {
     "xfs": Ground("file", lambda place: mounted(place / "xfs.img", 300 * MIB, *XFS), _file),
     "btrfs": Ground("file", lambda place: mounted(place / "btrfs.img", 256 * MIB, *BTRFS), _file),
     "rbd": Ground("rbd", _ceph, _rbd, RBD_EXCUSED),
+    "thin": Ground("lvm-thin", _group, _lvm("thin"), THIN_EXCUSED, elsewhere=True),
+    "thick": Ground("lvm-thick", _group, _lvm("thick"), THICK_EXCUSED, elsewhere=True),
 }
 
 

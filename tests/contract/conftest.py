@@ -28,7 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "bed" in metafunc.fixturenames:
         backend = metafunc.config.getoption("--backend")
-        grounds = [name for name, ground in GROUNDS.items() if backend in (None, ground.backend)]
+        grounds = [
+            name
+            for name, ground in GROUNDS.items()
+            if backend == ground.backend or (backend is None and not ground.elsewhere)
+        ]
         metafunc.parametrize("bed", grounds, indirect=True)
 
 

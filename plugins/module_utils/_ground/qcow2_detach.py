@@ -14,10 +14,11 @@ first, through qemu's copy-on-read, and is made durable; the pointer goes last, 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from .command import Limits, Runner
-from .digest import next_data
+from .digest import BLOCK, is_zero, next_data, read_block
 from .errors import LostMetadata
 from .qcow2 import read_header
 from .qcow2_pointer import Pointer, restore_pointer
@@ -59,10 +60,10 @@ def copy_up(
     graph = {
         "driver": "copy-on-read",
         "file.driver": "qcow2",
-        "file.file.driver": "file",
+        "file.file.driver": _driver(path),
         "file.file.filename": path,
         "file.backing.driver": "raw",
-        "file.backing.file.driver": "file",
+        "file.backing.file.driver": _driver(image),
         "file.backing.file.filename": image,
     }
     options = ",".join("{}={}".format(key, value.replace(",", ",,")) for key, value in graph.items())
@@ -75,16 +76,36 @@ def drop_pointer(fd: int, name: str) -> None:
     restore_pointer(fd, _NONE, name)
 
 
+def _driver(path: str) -> str:
+    """How qemu opens the name, without looking at what is in it."""
+    return "host_device" if stat.S_ISBLK(os.stat(path).st_mode) else "file"
+
+
 def _data_of(image: str, size: int) -> Iterator[tuple[int, int]]:
-    """Offset and length, in whole sectors, of the pieces of the image that are no holes, up to ``size``."""
+    """Offset and length, in whole sectors, of the pieces of the image that are data, up to ``size``."""
     descriptor = os.open(image, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        end = min(size, os.fstat(descriptor).st_size)
-        offset = next_data(descriptor, 0, end)
-        while offset < end:
-            stop = min(os.lseek(descriptor, offset, os.SEEK_HOLE), end, offset + _PIECE)
+        end = min(size, os.lseek(descriptor, 0, os.SEEK_END))
+        find = _pieces if stat.S_ISBLK(os.fstat(descriptor).st_mode) else _extents
+        for offset, stop in find(descriptor, end):
             start = offset // _SECTOR * _SECTOR
             yield start, min(-(-stop // _SECTOR) * _SECTOR, size) - start
-            offset = next_data(descriptor, stop, end)
     finally:
         os.close(descriptor)
+
+
+def _extents(descriptor: int, end: int) -> Iterator[tuple[int, int]]:
+    """What is no hole of a file."""
+    offset = next_data(descriptor, 0, end)
+    while offset < end:
+        stop = min(os.lseek(descriptor, offset, os.SEEK_HOLE), end, offset + _PIECE)
+        yield offset, stop
+        offset = next_data(descriptor, stop, end)
+
+
+def _pieces(descriptor: int, end: int) -> Iterator[tuple[int, int]]:
+    """What is not zero of a device, which has no holes to tell of."""
+    for offset in range(0, end, BLOCK):
+        length = min(BLOCK, end - offset)
+        if not is_zero(read_block(descriptor, offset, length)):
+            yield offset, offset + length

@@ -1,0 +1,203 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""LVM, by its own programs: looking through JSON reports, changing in as few starts of a program as there can be.
+
+Whether something is there is never read from an exit status, for LVM has one for every failure: a listing that
+succeeded tells. So it is with batches: many commands go to one ``lvm``, and a listing afterwards tells which of them
+did what they should.
+
+Programs of LVM close descriptors that they do not know, so they hold no lock of ours on. Each command is whole by
+itself, and makes or removes only names that were never used before.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .command import Limits, Runner
+from .errors import CommandFailed, OutOfSpace, StorageError
+
+TAG = "virt-storage"
+"""The tag of every logical volume that is ours."""
+
+_LIMITS = Limits(wall_seconds=3600, address_space=None)
+"""Stopping LVM in mid-work can leave devices suspended, so it is not done before anybody would have."""
+_ENV = {"LVM_SUPPRESS_FD_WARNINGS": "1"}
+_AT_ONCE = 50
+"""Names in one command; the shell of LVM takes at most 64 words."""
+_OPTIONS = ("--reportformat", "json", "--units", "b", "--nosuffix", "--config", "report/time_format=%s")
+_NO_ARCHIVE = ("--config", "backup/archive=0")
+# Otherwise each command leaves a file with all metadata of the group in /etc/lvm/archive: for 2,000 disks, gigabytes.
+_FULL = (
+    "nsufficient free space",
+    "nsufficient suitable",
+    "ot enough free space",
+    "has no free space",
+    "free space in",
+    "Free space in pool",
+    "above threshold",
+    "too large for circular buffer",
+)
+_FIELDS = (
+    "lv_uuid,lv_name,lv_size,lv_layout,lv_tags,lv_permissions,lv_active,lv_device_open,lv_kernel_major,"
+    "lv_kernel_minor,lv_attr,lv_time,origin,pool_lv,data_percent,metadata_percent,lv_health_status"
+)
+
+
+@dataclass(frozen=True)
+class LogicalVolume:
+    """A logical volume as LVM shows it. Sizes are bytes; ``number`` is its device's, 0 while it is not active."""
+
+    uuid: str
+    name: str
+    size: int
+    layout: frozenset[str]
+    tags: frozenset[str]
+    read_only: bool
+    active: bool
+    open: bool
+    zeroes: bool
+    """For a thin pool: whether it clears space before a volume has it."""
+    number: int
+    made: int
+    """When, in seconds since 1970."""
+    origin: str
+    pool: str
+    data_percent: float
+    """Of a thin volume, what it maps; of a thin pool, what of its data space is in use."""
+    metadata_percent: float
+    health: str
+
+    @property
+    def thin_pool(self) -> bool:
+        """Whether it is a thin pool."""
+        return {"thin", "pool"} <= self.layout
+
+    @property
+    def thick_snapshot(self) -> bool:
+        """Whether it is a snapshot of the old kind: it cannot grow, and goes when its origin does."""
+        return bool(self.origin) and "thin" not in self.layout
+
+    def thick_snapshot_of(self, other: LogicalVolume) -> bool:
+        """Whether it is such a snapshot of ``other``."""
+        return self.thick_snapshot and self.origin == other.name
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What commands left: the volumes that there are after them, and the last thing that was said of a failure."""
+
+    volumes: Sequence[LogicalVolume]
+    said: str
+
+
+class Lvm:
+    """LVM on this host."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def report(self, program: str, fields: str, *words: str) -> list[Mapping[str, str]]:
+        """The rows that ``lvs``, ``vgs`` or ``pvs`` shows; sizes in bytes. Raises CommandFailed."""
+        out = self._run([program, *_OPTIONS, "-o", fields, *words])
+        try:
+            return _rows(out.lstrip(), program[:-1])
+        except ValueError as error:
+            raise StorageError(f"The report of {program} could not be understood: {error}.") from error
+
+    def volumes(self, group: str) -> list[LogicalVolume]:
+        """Every visible logical volume of a group. Raises CommandFailed where there is no such group."""
+        return [_volume(row) for row in self.report("lvs", _FIELDS, "--", group)]
+
+    def setting(self, name: str) -> str:
+        """What LVM's configuration says here, defaults included; empty where this LVM does not know the setting."""
+        try:
+            out = self._run(["lvmconfig", "--typeconfig", "full", name])
+        except CommandFailed:
+            return ""
+        return out.strip().partition("=")[2].strip('"')
+
+    def system_id(self) -> str:
+        """The name by which LVM knows this host; empty where it has none."""
+        return self._run(["systemid"]).strip().partition("system ID:")[2].strip()
+
+    def change(self, *words: str) -> None:
+        """Run one command that changes something. Raises CommandFailed or OutOfSpace."""
+        self._run([words[0], *_NO_ARCHIVE, *words[1:]])
+
+    def change_all(self, group: str, commands: Sequence[Sequence[str]]) -> Changed:
+        """Run commands that change something in one start of LVM, each whether or not those before it succeeded."""
+        # One copy of the metadata for all of them, and one look, at the end.
+        lines = [" ".join([words[0], "-An", *words[1:]]) for words in commands]
+        script = "\n".join([*lines, f"vgcfgbackup {group}", " ".join(["lvs", *_OPTIONS, "-o", _FIELDS, group]), ""])
+        done = self._runner.run(["lvm"], limits=_LIMITS, input=script, env=_ENV, ok=range(256))
+        try:
+            rows = _rows(done.out[done.out.index("{\n") :], "lv")
+        except ValueError:
+            return Changed(self.volumes(group), _said(done.err))
+        return Changed([_volume(row) for row in rows], _said(done.err))
+
+    def _run(self, words: Sequence[str]) -> str:
+        try:
+            return self._runner.run(["lvm", *words], limits=_LIMITS, env=_ENV).out
+        except CommandFailed as error:
+            raise failure(words[0], _said(error.facts.get("stderr", ""))) from error
+
+
+def in_portions(command: Sequence[str], names: Sequence[str]) -> list[list[str]]:
+    """``command`` for all of ``names``, in portions that one line of LVM's shell can hold."""
+    return [[*command, *names[start : start + _AT_ONCE]] for start in range(0, len(names), _AT_ONCE)]
+
+
+def failure(doing: str, said: str) -> CommandFailed | OutOfSpace:
+    """What LVM ``said`` when it failed, as a member of the family."""
+    said = said or "it gave no reason"
+    if any(text in said for text in _FULL):
+        return OutOfSpace(f"{doing} found no space: {said}.")
+    return CommandFailed(f"{doing} failed: {said}.", said=said)
+
+
+def _said(err: str) -> str:
+    """The last line that tells of an error."""
+    lines = [line.strip().rstrip(".") for line in err.splitlines()]
+    errors = [line for line in lines if line and not line.startswith(("WARNING", "File descriptor"))]
+    return errors[-1][:500] if errors else ""
+
+
+def _rows(text: str, kind: str) -> list[Mapping[str, str]]:
+    """The rows of a report; ValueError where ``text`` does not begin with one."""
+    try:
+        (report,) = json.JSONDecoder().raw_decode(text)[0]["report"]
+        rows: list[Mapping[str, str]] = report[kind]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no {error}") from error
+    return rows
+
+
+def _volume(row: Mapping[str, str]) -> LogicalVolume:
+    major, minor = int(row["lv_kernel_major"]), int(row["lv_kernel_minor"])
+    return LogicalVolume(
+        uuid=row["lv_uuid"],
+        name=row["lv_name"],
+        size=int(row["lv_size"]),
+        layout=frozenset(row["lv_layout"].split(",")),
+        tags=frozenset(row["lv_tags"].split(",")) - {""},
+        read_only=row["lv_permissions"].startswith("read-only"),
+        active=row["lv_active"] not in ("", "unknown"),
+        open=row["lv_device_open"] == "open",
+        zeroes=row["lv_attr"][7:8] == "z",
+        number=os.makedev(major, minor) if major > 0 else 0,
+        made=int(row["lv_time"] or 0),
+        origin=row["origin"],
+        pool=row["pool_lv"],
+        data_percent=float(row["data_percent"] or 0),
+        metadata_percent=float(row["metadata_percent"] or 0),
+        health=row["lv_health_status"],
+    )
