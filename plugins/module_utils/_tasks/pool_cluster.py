@@ -75,16 +75,15 @@ def access(host: Host, ceph: CephSource) -> Access:
 
 
 def obstacle(host: Host, ceph: CephSource) -> str:
-    """Why the cluster cannot be used for the pool; "" where it can.
-
-    A key that nobody but libvirt can read is none: with that libvirt can start the pool.
-    """
+    """Why libvirt cannot start a pool in the cluster; "" where it can, or where the key is for libvirt alone to read."""
     try:
         access(host, ceph)
     except StorageError:
         return ""
     try:
-        open_cluster(host, ceph).close()
+        with open_cluster(host, ceph) as cluster, cluster.ioctx(ceph.pool) as ioctx:
+            with told(f"list the images of pool {ceph.pool}, as libvirt does to start it"):
+                rbd.RBD().list(ioctx)
     except StorageError as error:
         return error.message
     return ""

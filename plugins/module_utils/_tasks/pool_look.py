@@ -32,10 +32,10 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     """The pool as it is, and whatever else its plan depends on."""
     pools = host.pools()
     status = next((pool for pool in pools if pool.name == want.name), None)
-    have = found(host, status)
+    have = found(host, status, ask_cluster=want.state == "defined")
     have = replace(have, keys=keys(host, want.name, have.definition))
     if want.state == "absent":
-        if have.definition and want.remove_contents and have.definition.type == "rbd":
+        if have.definition and have.definition.ceph and want.remove_contents:
             have = replace(have, contents=read_contents(have.definition, around(host)))
         return status, _with_users(host, want, have, have.definition)
     wished = wished_definition(want, have)
@@ -46,13 +46,18 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     return status, _with_users(host, want, have, wished)
 
 
-def found(host: Host, status: PoolStatus | None) -> Found:
-    """What there is of one pool, as far as it can be seen without starting it: its definition and what it holds."""
+def found(host: Host, status: PoolStatus | None, *, ask_cluster: bool = True) -> Found:
+    """What there is of one pool, as far as it can be seen without starting it: its definition and what it holds.
+
+    A Ceph cluster that is away is waited for, so it is asked only where its answer is needed.
+    """
     if status is None:
         return Found()
     definition = read(status.xml)
     mount = mounted_at(os.path.realpath(definition.path)) if definition.type == "netfs" and status.active else None
-    readable = {"dir": True, "netfs": mount is not None, "rbd": status.active}.get(definition.type, False)
+    readable = {"dir": True, "netfs": mount is not None, "rbd": status.active and ask_cluster}.get(
+        definition.type, False
+    )
     return Found(
         definition=definition,
         active=status.active,
