@@ -151,7 +151,9 @@ class Bed:
         """The disks of the layout, by path, with the formats in which they were made."""
         found = {}
         for info in self.instances.glob("*/disk.info"):
-            found.update({path: format for path, format in json.loads(info.read_text()).items() if os.path.exists(path)})
+            found.update(
+                {path: format for path, format in json.loads(info.read_text()).items() if os.path.exists(path)}
+            )
         for path in self.instances.glob("*/disk.config"):
             found[str(path)] = "raw"
         return found

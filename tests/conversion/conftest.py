@@ -21,9 +21,10 @@ from .bed import Bed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RELEASES = {
-    "31.3.1": ("pyOpenSSL", "cryptography"),
+    "20.6.1": ("oslo.db<9", "SQLAlchemy<1.4", "oslo.utils<5", "oslo.versionedobjects<3", "oslo.messaging<13"),
+    "31.3.1": (),
 }
-"""Releases of Nova, and what is upgraded beside them: the distribution's own clash with what they need."""
+"""Releases of Nova, one of 2020 and one of 2025, and what has to be older than today's to go with them."""
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +64,8 @@ def install(version: str) -> None:
     if (folder / "complete").exists():
         return
     subprocess.run(["/usr/bin/python3", "-m", "venv", "--clear", "--system-site-packages", folder], check=True)
-    for words in ((f"nova=={version}",), ("-U", *RELEASES[version])):
+    # The distribution's own pyOpenSSL and cryptography clash with what is installed beside them.
+    for words in ((f"nova=={version}", "setuptools<66", *RELEASES[version]), ("-U", "pyOpenSSL", "cryptography")):
         subprocess.run([python_of(version), "-m", "pip", "install", "-q", *words], check=True, timeout=600)
     (folder / "complete").touch()
 

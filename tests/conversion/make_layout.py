@@ -25,7 +25,7 @@ import nova.conf  # noqa: E402
 import nova.privsep  # noqa: E402
 from nova import objects  # noqa: E402
 from nova.virt.libvirt import imagebackend  # noqa: E402
-from nova.virt.libvirt import utils as libvirt_utils  # noqa: E402
+from oslo_concurrency import processutils  # noqa: E402
 
 
 def set_up(wish):
@@ -47,8 +47,6 @@ def fetch_image(sources, raw):
     def fetch(context, target, image_id, **_unused):
         source = sources[image_id]
         if raw:
-            from oslo_concurrency import processutils
-
             processutils.execute("qemu-img", "convert", "-f", source["format"], "-O", "raw", source["path"], target)
         else:
             shutil.copyfile(source["path"], target)
@@ -57,16 +55,12 @@ def fetch_image(sources, raw):
 
 
 def make_swap(target, swap_mb, **_unused):
-    libvirt_utils.create_image(target, "raw", "%dM" % swap_mb)
-    from oslo_concurrency import processutils
-
+    processutils.execute("qemu-img", "create", "-f", "raw", target, "%dM" % swap_mb)
     processutils.execute("mkswap", target)
 
 
 def make_ephemeral(target, ephemeral_size, **_unused):
-    from oslo_concurrency import processutils
-
-    libvirt_utils.create_image(target, "raw", "%dM" % ephemeral_size)
+    processutils.execute("qemu-img", "create", "-f", "raw", target, "%dM" % ephemeral_size)
     processutils.execute("mkfs.ext4", "-F", "-q", target)
 
 
@@ -81,7 +75,9 @@ def make_disk(wish, backend, instance, disk):
             image_id=disk["image"],
         )
     elif "swap" in disk:
-        image.cache(fetch_func=make_swap, filename="swap_%d" % disk["swap"], size=disk["swap"] << 20, swap_mb=disk["swap"])
+        image.cache(
+            fetch_func=make_swap, filename="swap_%d" % disk["swap"], size=disk["swap"] << 20, swap_mb=disk["swap"]
+        )
     elif "ephemeral" in disk:
         name = "ephemeral_%d_%s" % (disk["ephemeral"], disk.get("hash", "40d1d2c"))
         image.cache(

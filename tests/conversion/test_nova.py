@@ -67,9 +67,7 @@ def wish(bed: Bed, images_type: str, **options: Any) -> dict[str, Any]:
     ],
     ids=["qcow2", "raw", "flat-not-forced-raw", "default-cow", "default-no-cow"],
 )
-def test_there_and_back_and_there_for_good(
-    bed: Bed, nova: Nova, images_type: str, options: dict[str, Any]
-) -> None:
+def test_there_and_back_and_there_for_good(bed: Bed, nova: Nova, images_type: str, options: dict[str, Any]) -> None:
     made = nova(wish(bed, images_type, **options))
     write_as_a_guest(made)
     before, files, allocated = bed.contents(), bed.files(), bed.allocated()
@@ -124,7 +122,9 @@ def test_a_hundred_instances(bed: Bed, nova: Nova, record_property: Callable[[st
     result = bed.task("converted")
     seconds, written = time.monotonic() - started, characters_written() - written
     record_property("seconds", seconds)
-    print(f"\nconversion: {MANY} instances in {seconds:.2f} s, {written} bytes written in all (records, journal, headers)")
+    print(
+        f"\nconversion: {MANY} instances in {seconds:.2f} s, {written} bytes written in all (records, journal, headers)"
+    )
     assert len(result["instances"]) == MANY and {each["verdict"] for each in result["instances"]} == {"converts"}
     assert bed.allocated() == allocated and result["bytes_to_copy"] == 0
     assert written < MANY * 16 * 1024, "records, journal entries and header sectors are all that is written"
