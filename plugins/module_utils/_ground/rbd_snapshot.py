@@ -87,8 +87,9 @@ class RbdSnapshot:
     def clone_into(self, cluster: Cluster, ioctx: Any, name: str, clone_format: int) -> Facts | None:
         """Clone it as ``name`` in a pool of the same cluster, which ``cluster`` and ``ioctx`` are the way to.
 
-        None, and nothing made, where it has to be copied: its image is of a kind that has no clones, or who uses that
-        pool may not read this one. The facts have no ``content``: nothing was read.
+        None, and nothing made, where it has to be copied: its image is of a kind that has no clones, who uses that pool
+        may not read this one, or the two are in different namespaces and clones are of format 1. The facts have no
+        ``content``: nothing was read.
         """
         try:
             with self._open(cluster) as (parents, image):
@@ -105,7 +106,7 @@ class RbdSnapshot:
                     rbd.RBD().clone(parents, self.image, self.snapshot, ioctx, name)
                 size = image.size()
         except StorageError as error:
-            if error.facts.get("errno") in (errno.EPERM, errno.EACCES):
+            if error.facts.get("errno") in (errno.EPERM, errno.EACCES, errno.EXDEV):
                 return None
             raise
         return {"size": size, "parent": str(self), "clone_format": clone_format, "bytes_read": 0, "bytes_written": 0}
