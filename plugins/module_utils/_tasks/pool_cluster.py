@@ -75,15 +75,15 @@ def access(host: Host, ceph: CephSource) -> Access:
 
 
 def obstacle(host: Host, ceph: CephSource) -> str:
-    """Why libvirt cannot start a pool in the cluster; "" where it can, or where the key is for libvirt alone to read."""
+    """Why libvirt cannot start a pool in the cluster; "" where it can, or where it alone can read the key."""
     try:
         access(host, ceph)
     except StorageError:
         return ""
+    doing = f"list the images of pool {ceph.pool}, as libvirt does to start it"
     try:
-        with open_cluster(host, ceph) as cluster, cluster.ioctx(ceph.pool) as ioctx:
-            with told(f"list the images of pool {ceph.pool}, as libvirt does to start it"):
-                rbd.RBD().list(ioctx)
+        with open_cluster(host, ceph) as cluster, cluster.ioctx(ceph.pool) as ioctx, told(doing):
+            rbd.RBD().list(ioctx)
     except StorageError as error:
         return error.message
     return ""
