@@ -27,7 +27,8 @@ from typing import Any
 
 from common import WORK, Trouble, apt_install, only_one, run, say
 
-FOLDER = WORK / "ceph"
+FOLDER = WORK / os.environ.get("VIRT_STORAGE_CEPH", "ceph")
+"""All of a cluster. The variable names another one, beside that which others use, to break."""
 CONF = FOLDER / "ceph.conf"
 DISKS = "virt"
 """The pool for disks and their images."""
@@ -114,7 +115,7 @@ def runs() -> bool:
 
 def up() -> bool:
     """Have the cluster serve; whether this call had to start it. What is left of an earlier one is removed."""
-    with only_one("ceph"):
+    with only_one(FOLDER.name):
         if runs():
             return False
         apt_install()
@@ -131,7 +132,7 @@ def up() -> bool:
 
 def down() -> None:
     """Stop the cluster and remove all of it."""
-    with only_one("ceph"):
+    with only_one(FOLDER.name):
         _down()
 
 
@@ -140,7 +141,7 @@ def cluster() -> Iterator[None]:
     """The cluster for the time of a block. One that ``./dev ceph up`` started stays; otherwise the last of the
     processes that use it stops it."""
     WORK.mkdir(exist_ok=True)
-    with open(WORK / "ceph-users.lock", "w", encoding="ascii") as users:
+    with open(WORK / f"{FOLDER.name}-users.lock", "w", encoding="ascii") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         up()
         try:

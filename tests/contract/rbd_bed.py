@@ -83,6 +83,7 @@ class RbdBed(RealBed):
         """Close the connections, those of others to this bed, too."""
         for other in self._others:
             other.close()
+        self.parts.records.close()
         self.ioctx.close()
         self.cluster.close()
 

@@ -113,7 +113,8 @@ class Cluster:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; everything opened through it is closed before."""
+        """Close the connection. Librados crashes if anything that was opened through it is still used: a record store
+        is closed before, which ends the beats of its locks."""
         self._rados.shutdown()
 
     @property

@@ -255,6 +255,10 @@ class OmapStore:
         """The names of the locks that somebody holds now."""
         return tuple(name for name in self.locks.names() if self.locks.pulse(name) is not None)
 
+    def close(self) -> None:
+        """Give all locks back. To be done before the connection is closed."""
+        self.locks.close()
+
     # Housekeeping
 
     def drop(self, record_id: str, state: State) -> Outcome:
@@ -373,8 +377,8 @@ def _shards(data: bytes) -> int:
     """The number of shards, from the content of ``OBJECT``."""
     try:
         layout = json.loads(data)
-        schema, shards = layout["schema"], layout["shards"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        schema, shards = layout.get("schema"), layout.get("shards")
+    except (ValueError, AttributeError, RecursionError):
         schema = shards = None
     if isinstance(schema, int) and schema > SCHEMA:
         raise NewerSchema(
