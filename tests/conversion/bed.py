@@ -25,7 +25,7 @@ MIB = 1 << 20
 Result = dict[str, Any]
 GUEST = """
 <domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
-  <name>{name}</name>
+  <name>{name}</name>{uuid}
   <metadata>
     <nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"><nova:name>{name}</nova:name></nova:instance>
   </metadata>
@@ -107,13 +107,15 @@ class Bed:
 
     # Guests
 
-    def define(self, name: str, *disks: tuple[Path, str]) -> libvirt.virDomain:
-        """A guest that has these disks."""
+    def define(self, name: str, *disks: tuple[Path, str], uuid: str = "") -> libvirt.virDomain:
+        """A guest that has these disks; ``uuid`` is that of one which is defined anew."""
         text = "\n    ".join(
             DISK.format(path=path, format=format, target=f"vd{chr(97 + number)}", serial=f"s{number}")
             for number, (path, format) in enumerate(disks)
         )
-        return self.connection.defineXML(GUEST.format(name=name, disks=text))
+        return self.connection.defineXML(
+            GUEST.format(name=name, disks=text, uuid=f"<uuid>{uuid}</uuid>" if uuid else "")
+        )
 
     @contextlib.contextmanager
     def guest(self, *disks: tuple[Path, str]) -> Iterator[libvirt.virDomain]:
@@ -161,6 +163,10 @@ class Bed:
     def contents(self) -> dict[str, str]:
         """What a guest reads from each disk, as a digest."""
         return {path: content(path, format) for path, format in self.disks().items()}
+
+    def contents_of(self, folder: Path) -> dict[str, str]:
+        """Those of one instance."""
+        return {path: content(path, format) for path, format in json.loads((folder / "disk.info").read_text()).items()}
 
     def files(self) -> dict[str, tuple[Any, ...]]:
         """Every file of the layout as it stands: inode, links, mode, owner, flags, bytes."""

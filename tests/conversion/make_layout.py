@@ -5,7 +5,8 @@
 """Makes a layout with Nova's own code: run by a Python that has Nova, with the wish as JSON on standard input.
 
 ``{"root": folder, "images_type": "qcow2" | "raw" | "flat", "force_raw": bool, "use_cow": bool,
-"images": {image id: local file}, "instances": [{"uuid": ..., "disks": [{"name": "disk", "image": id, "size": bytes}]}]}``
+"images": {image id: {"path": file, "format": ...}},
+"instances": [{"uuid": ..., "disks": [{"name": "disk", "image": id, "size": bytes}]}]}``
 
 A disk without an image is an ephemeral one (``"ephemeral": GiB``) or a swap disk (``"swap": MiB``), or a config drive
 (``"config": local file``). Says what it made as JSON.

@@ -73,29 +73,37 @@ def test_there_and_back_and_there_for_good(bed: Bed, nova: Nova, images_type: st
     before, files, allocated = bed.contents(), bed.files(), bed.allocated()
 
     planned = bed.task("planned")
-    assert bed.files() == files and not (bed.pool / ".virt-storage").exists()
-    assert bed.refusals(planned) == "" and planned["bytes_to_copy"] == 0
+    assert bed.files() == files
+    assert not (bed.pool / ".virt-storage").exists()
+    assert bed.refusals(planned) == ""
+    assert planned["bytes_to_copy"] == 0
     assert [each["format"] for each in made] == [
         {disk["path"]: disk["format"] for each in planned["instances"] for disk in each["disks"]}[disk["path"]]
         for disk in made
     ]
     converted = bed.task("converted")
-    assert converted["plan"] == planned["plan"] and converted["changed"]
+    assert converted["plan"] == planned["plan"]
+    assert converted["changed"]
     assert bed.contents() == before, "the old paths read the same"
     assert bed.volumes() == by_role(before), "the volumes read the same"
     assert bed.allocated() == allocated, "nothing was copied"
     again = bed.task("converted")
-    assert again["actions"] == [] and not again["changed"]
+    assert again["actions"] == []
+    assert not again["changed"]
 
     back = bed.task("rolled_back")
-    assert back["changed"] and bed.files() == files, "every file is what it was, bit for bit"
-    assert bed.contents() == before and bed.volumes() == {}
+    assert back["changed"]
+    assert bed.files() == files, "every file is what it was, bit for bit"
+    assert bed.contents() == before
+    assert bed.volumes() == {}
     assert bed.task("rolled_back")["changed"] is False
 
     assert bed.task("converted")["plan"] == planned["plan"]
     final = bed.task("finalized")
-    assert bed.refusals(final) == "" and final["changed"]
-    assert bed.disks() == {} and bed.volumes() == by_role(before)
+    assert bed.refusals(final) == ""
+    assert final["changed"]
+    assert bed.disks() == {}
+    assert bed.volumes() == by_role(before)
     left = [path.name for path in (bed.instances / "_base").iterdir()]
     assert left == ([] if images_type == "qcow2" or options.get("use_cow") else sorted(left, key=left.index))
     assert bed.task("finalized")["changed"] is False
@@ -125,8 +133,10 @@ def test_a_hundred_instances(bed: Bed, nova: Nova, record_property: Callable[[st
     print(
         f"\nconversion: {MANY} instances in {seconds:.2f} s, {written} bytes written in all (records, journal, headers)"
     )
-    assert len(result["instances"]) == MANY and {each["verdict"] for each in result["instances"]} == {"converts"}
-    assert bed.allocated() == allocated and result["bytes_to_copy"] == 0
+    assert len(result["instances"]) == MANY
+    assert {each["verdict"] for each in result["instances"]} == {"converts"}
+    assert bed.allocated() == allocated
+    assert result["bytes_to_copy"] == 0
     assert written < MANY * 16 * 1024, "records, journal entries and header sectors are all that is written"
     assert seconds <= MOST_SECONDS
     assert bed.volumes() == by_role(before)

@@ -134,7 +134,7 @@ def _disk(
     told = _told(found, instance, around, record)
     format, flaw = agreed(told, around.words.get(path, ""))
     if instance.unread and not around.words.get(path):
-        flaw = flaw or f"{instance.unread}: state its format under formats"
+        flaw = f"{instance.unread}: state its format under formats"
     flaw = flaw or _misplaced(facts, instance.name, found.role, around, record)
     overlay = None
     base, pointed = "", False
