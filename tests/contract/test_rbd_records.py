@@ -306,6 +306,15 @@ def test_a_frozen_holder_loses_its_lock_and_is_not_told_but_cannot_take_it_back(
     assert pool.parts.records.pulse("l") is None
 
 
+def test_a_lock_that_was_lost_is_still_not_for_another_task_of_its_process(pool: Any) -> None:
+    store = pool.parts.records
+    assert store.hold("l")
+    pool.ioctx.rm_xattr(store.locks._object("l"), "lock.l")
+    assert not store.hold("l")
+    wait_until(lambda: store.pulse("l") is not None)
+    store.release("l")
+
+
 def test_a_lock_that_somebody_else_took_by_hand_holds(pool: Any) -> None:
     store = pool.parts.records
     pool.ioctx.lock_exclusive(store.locks._object("l"), "l", "by hand")
