@@ -42,7 +42,7 @@ async def _disk_back(
     if found is not None and found[1] in USABLE:
         _done(await old.give_back(found[0].volume, disk.native, disk.path), entry, disk)
     if disk.pointer is not None:
-        image = await _image_volume(pool, disk)
+        image = _image_volume(pool, disk.image)
         await old.point_back(disk.path, disk.native, dict(disk.pointer), image)
     if found is not None:
         await _end(pool, *found)
@@ -58,13 +58,9 @@ def _done(outcome: object, entry: Entry, disk: DiskEntry) -> None:
         raise StorageError(f"The disk {disk.role} of {entry.name} cannot be rolled back: {why}.")
 
 
-async def _image_volume(pool: Pool, disk: DiskEntry) -> Volume | None:
-    """The volume of the image that the header was made to name."""
-    try:
-        record = await pool.records.read(disk.image)
-    except LostMetadata:
-        return pool.capabilities.image_volume(disk.image) if is_id(disk.image) else None
-    return record.volume
+def _image_volume(pool: Pool, image_id: str) -> Volume | None:
+    """The volume of an image, by the id that our own entry or record says; None where it says none."""
+    return pool.capabilities.image_volume(image_id) if is_id(image_id) else None
 
 
 async def _end(pool: Pool, disk: Disk, state: State) -> None:
@@ -128,7 +124,7 @@ async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
                 f"{disk.path} stays: remove it by hand, or roll the instance back."
             )
         record, state = found
-        image = await _image_volume(pool, disk) if state is State.READY and record.backing else None
+        image = _image_volume(pool, record.backing or "") if state is State.READY else None
         pointer = await pool.volumes.pointer(record.volume)
         if pointer != (None if image is None else image.name):
             raise StorageError(

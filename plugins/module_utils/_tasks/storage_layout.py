@@ -120,5 +120,5 @@ def _base_wish(base: OldBase, seen: Seen) -> BaseWish:
 def _entry(judged: Judged, host: Host, images: Mapping[str, str]) -> Entry:
     """The journal's entry of an instance that is converted now."""
     entry = host.seen.entries[judged.instance.name]
-    disks = tuple(replace(disk, image=images.get(disk.base, "") if disk.base else "") for disk in entry.disks)
+    disks = tuple(replace(disk, image=images.get(disk.base, disk.image)) for disk in entry.disks)
     return replace(entry, state=CONVERTING, disks=disks)
