@@ -58,13 +58,14 @@ options:
       - The type of the pool. It is needed to make one, and cannot be changed.
       - V(dir) is a folder of this host.
       - V(netfs) is an export of an NFS server, which libvirt mounts; see O(netfs).
+      - V(logical) is a volume group of LVM; see O(logical).
       - V(rbd) is a pool of a Ceph cluster; see O(rbd).
     type: str
-    choices: [dir, netfs, rbd]
+    choices: [dir, netfs, logical, rbd]
   path:
     description:
       - The folder in which the volumes of the pool are, an absolute path. It is needed to make a pool of O(type=dir) or
-        O(type=netfs), and there is none with O(type=rbd).
+        O(type=netfs), and the others have none.
       - The folder is made when it is missing. Its parent has to be there, so that it is noticed when a file system was
         not mounted.
       - Two pools cannot have the same folder.
@@ -98,6 +99,36 @@ options:
           - The list replaces the one that the pool has.
         type: list
         elements: str
+  logical:
+    description:
+      - Where a pool of O(type=logical) comes from, and how disks stand in its volume group.
+      - A group that is there is adopted with all that is in it. One that several hosts share is refused unless
+        C(lvmlockd) runs.
+      - The records of the pool are in a small logical volume, C(virt-storage-records), which is mounted below
+        C(/run/virt-storage) while the pool is in use.
+    type: dict
+    suboptions:
+      group:
+        description:
+          - The volume group. It is needed to make a pool.
+        type: str
+      devices:
+        description:
+          - Block devices to make the group of where there is none of that name. They have to be empty.
+          - Nothing becomes of them where the group is there. Needs O(state=active).
+        type: list
+        elements: path
+      thin:
+        description:
+          - Whether disks are thin, in a thin pool that zeroes new space. Where there is none, one is made of most of
+            the group's free space.
+          - When it is not given, a group that is made gets one, and another group stays as it is. Needs
+            O(state=active).
+        type: bool
+      thin_pool:
+        description:
+          - The name of a thin pool in the group, in which disks are to be. Needs O(state=active).
+        type: str
   rbd:
     description:
       - Where a pool of O(type=rbd) comes from. The Ceph pool has to be there, and the namespace, too; neither is made.
@@ -211,7 +242,7 @@ options:
   remove_contents:
     description:
       - With O(state=absent), also remove the pool's records and its folder. A folder on which something is mounted
-        stays, and so does a pool of Ceph.
+        stays, and so do a volume group and a pool of Ceph.
       - B(The records cannot be brought back.) The task refuses, and names what it found, when the pool holds a disk, a
         cached image or a volume without a record, when somebody is at work in it, or when the definition of any guest
         mentions a volume in it.
@@ -261,6 +292,20 @@ EXAMPLES = r"""
       export: /export/guests
       version: "4.2"
       options: [hard, noatime]
+
+- name: A volume group of two new disks, with a thin pool in it
+  virt.storage.libvirt_pool:
+    name: fast
+    type: logical
+    logical:
+      group: vg0
+      devices: [/dev/nvme0n1, /dev/nvme1n1]
+# actions:
+#   - define pool fast (logical, volume group vg0)
+#   - make volume group vg0 of /dev/nvme0n1, /dev/nvme1n1
+#   - make a thin pool in volume group vg0
+#   - start pool fast
+#   - enable autostart of pool fast
 
 - name: A pool on Ceph, with the monitors and the key that the files in /etc/ceph have
   virt.storage.libvirt_pool:
@@ -363,7 +408,7 @@ pool:
       type: bool
       sample: true
     capacity:
-      description: Size in bytes of the file system or the Ceph cluster that the pool is on, when libvirt last looked.
+      description: Size in bytes of what the pool is on when libvirt last looked, such as its file system.
       type: int
       sample: 270553174016
     allocation:
@@ -383,6 +428,13 @@ pool:
         export: /export/guests
         version: "4.2"
         options: [hard, noatime]
+    logical:
+      description: Where the pool comes from, and the thin pool that its disks are in, empty where they are thick.
+      returned: for pools of type V(logical), and C(thin_pool) while it is active
+      type: dict
+      sample:
+        group: vg0
+        thin_pool: virt-storage-pool
     rbd:
       description: Where the pool comes from, and in C(secret) the UUID of the libvirt secret with the user's key.
       returned: for pools of type V(rbd)
@@ -395,7 +447,7 @@ pool:
         secret: 460b75f7-1409-51a9-8cff-82e63a4d64e3
     labels:
       description: The labels of the pool.
-      returned: when the pool can be read, which one of type V(netfs) or V(rbd) can only while it is active
+      returned: when the pool can be read, which only those of type V(dir) can while they are not active
       type: dict
       sample:
         tier: fast
@@ -425,7 +477,7 @@ from ansible_collections.virt.storage.plugins.module_utils._tasks.module import 
 ARGUMENTS = {
     "name": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["active", "inactive", "defined", "absent"], "default": "active"},
-    "type": {"type": "str", "choices": ["dir", "netfs", "rbd"]},
+    "type": {"type": "str", "choices": ["dir", "netfs", "logical", "rbd"]},
     "path": {"type": "path"},
     "netfs": {
         "type": "dict",
@@ -434,6 +486,15 @@ ARGUMENTS = {
             "export": {"type": "path"},
             "version": {"type": "str", "choices": ["4.1", "4.2"]},
             "options": {"type": "list", "elements": "str"},
+        },
+    },
+    "logical": {
+        "type": "dict",
+        "options": {
+            "group": {"type": "str"},
+            "devices": {"type": "list", "elements": "path"},
+            "thin": {"type": "bool"},
+            "thin_pool": {"type": "str"},
         },
     },
     "rbd": {

@@ -73,7 +73,7 @@ pools:
       type: bool
       sample: true
     capacity:
-      description: Size in bytes of the file system or the Ceph cluster that the pool is on, when libvirt last looked.
+      description: Size in bytes of what the pool is on when libvirt last looked, such as its file system.
       type: int
       sample: 270553174016
     allocation:
@@ -93,6 +93,13 @@ pools:
         export: /export/guests
         version: "4.2"
         options: [hard, noatime]
+    logical:
+      description: Where the pool comes from, and the thin pool that its disks are in, empty where they are thick.
+      returned: for pools of type V(logical), and C(thin_pool) while it is active
+      type: dict
+      sample:
+        group: vg0
+        thin_pool: virt-storage-pool
     rbd:
       description: Where the pool comes from, and in C(secret) the UUID of the libvirt secret with the user's key.
       returned: for pools of type V(rbd)
@@ -105,7 +112,7 @@ pools:
         secret: 460b75f7-1409-51a9-8cff-82e63a4d64e3
     labels:
       description: The labels of the pool.
-      returned: when the pool can be read, which one of type V(netfs) or V(rbd) can only while it is active
+      returned: when the pool can be read, which only those of type V(dir) can while they are not active
       type: dict
       sample:
         tier: fast

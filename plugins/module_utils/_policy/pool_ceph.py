@@ -57,8 +57,17 @@ class CephSource:
     PARTS: ClassVar[tuple[str, ...]] = ("host", "name", "auth", "product")
 
     def __str__(self) -> str:
-        where = f"{self.pool}/{self.namespace}" if self.namespace else self.pool
-        return f"{where} at {', '.join(self.monitors)}" if self.monitors else where
+        return f"{self.where} at {', '.join(self.monitors)}" if self.monitors else self.where
+
+    @property
+    def where(self) -> str:
+        """The pool, with the namespace, as Ceph's tools spell it."""
+        return f"{self.pool}/{self.namespace}" if self.namespace else self.pool
+
+    @property
+    def place(self) -> str:
+        """As the beginning of a sentence."""
+        return f"The Ceph pool {self.where}"
 
     def fields(self) -> dict[str, Any]:
         """As the module takes and returns it; without what is not set."""

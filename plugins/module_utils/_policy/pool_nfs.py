@@ -38,6 +38,11 @@ class NfsExport:
     def __str__(self) -> str:
         return f"{self.host}:{self.export}"
 
+    @property
+    def place(self) -> str:
+        """As the beginning of a sentence."""
+        return f"The export {self}"
+
     def fields(self) -> dict[str, Any]:
         """As the module takes and returns it; without a version that nobody set."""
         given = {"host": self.host, "export": self.export, "version": self.version, "options": list(self.options)}

@@ -11,10 +11,11 @@ from .._ground.errors import BadInput, InUse, LostMetadata, StorageError
 from .plan import Action, Differences, Fields, Plan
 from .pool_ceph import secret_uuid
 from .pool_nfs import unfit, unfit_mount
+from .pool_place import check_group, make_folder, make_group
 from .pool_removal import plan_removal, stop
 from .pool_wished import wished_definition
 from .pool_xml import Definition
-from .pools import FOLDER_MODE, Found, Wish
+from .pools import Found, Wish
 
 
 def plan(want: Wish, have: Found) -> Plan:
@@ -26,7 +27,7 @@ def plan(want: Wish, have: Found) -> Plan:
     differences = Differences()
     actions = [
         *_stop_and_define(want, have, wished, differences),
-        *_make_folder_and_start(want, have, wished, differences),
+        *_make_and_start(want, have, wished, differences),
         *_autostart(want, have, differences),
         *_contents(want, have, differences),
     ]
@@ -39,11 +40,11 @@ def plan(want: Wish, have: Found) -> Plan:
 def _check(want: Wish, have: Found, wished: Definition) -> None:
     """Refuse what cannot be done, before anything is."""
     options = {"mode": want.mode, "owner": want.owner, "group": want.group, "labels": want.labels, "cache": want.limits}
-    given = [name for name, value in options.items() if value is not None]
+    given = [name for name, value in options.items() if value is not None] + want.lvm.given()
     if want.remove_contents:
         raise BadInput("The option remove_contents is for state=absent.")
     if given and want.state != "active":
-        raise BadInput(f"The options {', '.join(given)} are kept in the pool itself and need state=active.")
+        raise BadInput(f"The options {', '.join(given)} are of the pool itself and need state=active.")
     of_folder = [name for name in given if name in ("mode", "owner", "group")]
     if of_folder and wished.type != "dir":
         raise BadInput(f"The options {', '.join(of_folder)} are for the folder of a pool of type dir.")
@@ -58,6 +59,7 @@ def _check(want: Wish, have: Found, wished: Definition) -> None:
         unsuited = unfit(wished.nfs) or (unfit_mount(have.mount) if have.active else None)
         if unsuited:
             raise StorageError(f"Pool {want.name} cannot be used: {unsuited}; stop it and change its netfs options.")
+    check_group(want, have, wished)
 
 
 def _stop_and_define(want: Wish, have: Found, wished: Definition, differences: Differences) -> list[Action]:
@@ -104,32 +106,13 @@ def _entrust(want: Wish, have: Found, wished: Definition, source: Differences) -
     return [Action("entrust", f"secret of pool {want.name}", sentence)]
 
 
-def _make_folder_and_start(want: Wish, have: Found, wished: Definition, differences: Differences) -> list[Action]:
+def _make_and_start(want: Wish, have: Found, wished: Definition, differences: Differences) -> list[Action]:
     if want.state != "active":
         return []
-    actions = _make_folder(want, have, wished, differences)
+    actions = [*make_folder(want, have, wished, differences), *make_group(want, have, wished, differences)]
     if not have.active:
         actions.append(Action("start", f"pool {want.name}", f"start pool {want.name}"))
     return actions
-
-
-def _make_folder(want: Wish, have: Found, wished: Definition, differences: Differences) -> list[Action]:
-    folder, what = have.folder, f"folder {wished.path}"
-    if folder is None:
-        return []
-    access = Differences()
-    access.add("mode", octal(want.mode if folder.exists else want.mode or FOLDER_MODE), octal(folder.mode))
-    access.add("owner", want.owner, folder.owner)
-    access.add("group", want.group, folder.group)
-    if wished.type == "dir":
-        differences.before.update(access.before)
-        differences.after.update(access.after)
-    if not folder.exists:
-        return [Action("create", what, f"create {what} (mode {octal(want.mode or FOLDER_MODE)})")]
-    if not access:
-        return []
-    values = ", ".join(f"{name} {value}" for name, value in access.after.items())
-    return [Action("permit", what, f"set {values} of {what}")]
 
 
 def _autostart(want: Wish, have: Found, differences: Differences) -> list[Action]:
@@ -160,8 +143,3 @@ def _contents(want: Wish, have: Found, differences: Differences) -> list[Action]
 
 def _fields(definition: Definition | None) -> Fields:
     return definition.source.fields() if definition and definition.source else {}
-
-
-def octal(mode: int | None) -> str | None:
-    """A mode as people write it."""
-    return None if mode is None else f"{mode:04o}"

@@ -15,7 +15,7 @@ from .pool_names import checked_name
 from .pool_xml import SOURCES, TYPES, WITH_FOLDER, Definition, Source
 from .pools import Found, Wish
 
-_NEEDED = {"netfs": ("host", "export"), "rbd": ("pool",)}
+_NEEDED = {"netfs": ("host", "export"), "logical": ("group",), "rbd": ("pool",)}
 """What has to be known of a source to make a pool."""
 
 

@@ -18,11 +18,16 @@ from typing import Union
 from xml.etree import ElementTree
 
 from .pool_ceph import CephSource
+from .pool_group import VolumeGroup
 from .pool_names import shown as shown
 from .pool_nfs import NfsExport
 
-Source = Union[NfsExport, CephSource]
-SOURCES: Mapping[str, type[NfsExport] | type[CephSource]] = {"netfs": NfsExport, "rbd": CephSource}
+Source = Union[NfsExport, CephSource, VolumeGroup]
+SOURCES: Mapping[str, type[NfsExport] | type[CephSource] | type[VolumeGroup]] = {
+    "netfs": NfsExport,
+    "logical": VolumeGroup,
+    "rbd": CephSource,
+}
 """What a pool of each type comes from. A dir pool is its folder, and comes from nothing."""
 TYPES = ("dir", *SOURCES)
 """The pool types that can be made."""
@@ -47,7 +52,7 @@ class Definition:
     @property
     def place(self) -> str:
         """Where its volumes are, as the beginning of a sentence."""
-        return f"The folder {self.path}" if self.path else f"The source {self.source}"
+        return f"The folder {self.path}" if self.path or not self.source else self.source.place
 
     @property
     def nfs(self) -> NfsExport | None:
@@ -59,6 +64,11 @@ class Definition:
         """The source of an rbd pool."""
         return self.source if isinstance(self.source, CephSource) else None
 
+    @property
+    def group(self) -> str:
+        """The volume group of a logical pool; "" for others."""
+        return self.source.group if isinstance(self.source, VolumeGroup) else ""
+
 
 def read(xml: str) -> Definition:
     """The definition in a pool's XML, as libvirt writes it."""
@@ -67,7 +77,7 @@ def read(xml: str) -> Definition:
     return Definition(
         name=root.findtext("name") or "",
         type=kind,
-        path=root.findtext("./target/path") or "",
+        path="" if kind in TYPES and kind not in WITH_FOLDER else root.findtext("./target/path") or "",
         uuid=root.findtext("uuid"),
         source=SOURCES[kind].read(root) if kind in SOURCES else None,
     )

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .pool_group import FoundGroup, GroupWish
 from .pool_xml import Definition
 
 FOLDER_MODE = 0o711
@@ -24,7 +25,8 @@ class Wish:
     """What the user asked for; ``None`` is "as it is".
 
     ``sources`` holds, by type of pool, those fields of its source (see `SOURCES`) that were given, ``limits`` those
-    limits of the image cache; a limit of 0 is none. ``key`` is the key of a Ceph user.
+    limits of the image cache; a limit of 0 is none. ``key`` is the key of a Ceph user, ``lvm`` how a volume group is
+    to be.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Wish:
     path: str | None = None
     sources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     key: str | None = field(default=None, repr=False)
+    lvm: GroupWish = field(default_factory=GroupWish)
     mode: int | None = None
     owner: str | None = None
     group: str | None = None
@@ -95,8 +98,9 @@ class Found:
     """What is there. ``definition`` is None for a pool that does not exist.
 
     ``contents`` is None where they cannot be read, because the pool is not mounted or not started. ``mount`` are the
-    options of what is mounted for a netfs pool, "" for nothing. ``obstacle`` says why a Ceph cluster cannot be used,
-    "" when it can. ``taken_by`` is another pool at the wished place. ``live_users`` are guests that hold something in
+    options of what is mounted for a netfs pool, "" for nothing. ``group`` is the volume group of a logical pool, None
+    where it was not looked at. ``obstacle`` says why a Ceph cluster or a volume group cannot be used, "" when it can.
+    ``taken_by`` is another pool at the wished place. ``live_users`` are guests that hold something in
     the pool now, ``users`` all whose definition names it.
     """
 
@@ -107,6 +111,7 @@ class Found:
     folder: Folder | None = None
     contents: Contents | None = field(default_factory=Contents)
     keys: Keys = field(default_factory=Keys)
+    group: FoundGroup | None = None
     mount: str = ""
     obstacle: str = ""
     taken_by: str = ""

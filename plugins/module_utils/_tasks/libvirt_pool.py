@@ -15,6 +15,7 @@ from .._ground.errors import BadInput
 from .._ground.libvirt_host import Host, connect
 from .._policy.plan import Fields
 from .._policy.pool_ceph import checked_ceph
+from .._policy.pool_group import GroupWish, checked_group
 from .._policy.pool_names import checked_path, shown
 from .._policy.pool_nfs import checked_nfs
 from .._policy.pool_plan import plan
@@ -24,6 +25,7 @@ from .._policy.sizes import parse_size
 from .pool_carrier import Carrier
 from .pool_cluster import with_files
 from .pool_folder import account, folder_mode, impassable
+from .pool_group import advice
 from .pool_look import found, look
 from .pool_result import describe, foresee
 
@@ -46,6 +48,8 @@ def task(params: Fields, check_mode: bool) -> Fields:
         pool = foresee(want.name, status, have, after) if after else describe(want.name, None, have)
     if want.state == "active" and "path" in pool:
         warnings += impassable(pool["path"])
+    if want.state == "active" and have.group is not None and have.group.exists:
+        warnings += advice(pool["logical"]["group"])
     return {**steps.to_result(), "pool": pool, "warnings": warnings}
 
 
@@ -77,6 +81,9 @@ def wish(params: Fields, check_mode: bool, warnings: list[str]) -> Wish:
         sources["netfs"] = checked_nfs(params["netfs"])
     if params["rbd"] is not None:
         sources["rbd"] = checked_ceph(params["rbd"])
+    lvm = GroupWish()
+    if params["logical"] is not None:
+        sources["logical"], lvm = checked_group(params["logical"])
     return Wish(
         name=name,
         state=params["state"],
@@ -84,6 +91,7 @@ def wish(params: Fields, check_mode: bool, warnings: list[str]) -> Wish:
         path=None if params["path"] is None else checked_path(params["path"]),
         sources=sources,
         key=sources.get("rbd", {}).pop("key", None),
+        lvm=lvm,
         mode=folder_mode(params["mode"]),
         owner=account("user", params["owner"], check_mode, warnings),
         group=account("group", params["group"], check_mode, warnings),

@@ -23,6 +23,7 @@ from .._policy.pool_xml import Definition, write
 from .._policy.pools import Found, Wish
 from .pool_contents import remove_contents, write_labels, write_limits
 from .pool_folder import create, permit
+from .pool_group import enlist, gather, let_go, thin
 from .pool_look import around
 
 
@@ -40,8 +41,11 @@ class Carrier:
             "redefine": self._define,
             "create": lambda: create(self._wished.path, want),
             "permit": lambda: permit(self._wished.path, want),
+            "gather": lambda: gather(self._wished.group, want.lvm),
+            "thin": lambda: thin(self._wished.group),
+            "enlist": lambda: enlist(self._wished.group, want.lvm),
             "start": self._start,
-            "stop": lambda: host.stop(want.name),
+            "stop": self._stop,
             "undefine": lambda: host.undefine(want.name),
             "forget": lambda: host.undefine_secret(secret_uuid(want.name)),
             "enable": lambda: host.set_autostart(want.name, True),
@@ -80,6 +84,11 @@ class Carrier:
 
     def _define(self) -> None:
         self.host.define(write(self._wished, onto=self.status.xml if self.status else None))
+
+    def _stop(self) -> None:
+        if self._wished.group:
+            let_go(self._wished.group)
+        self.host.stop(self.want.name)
 
     def _start(self) -> None:
         """Start the pool. A new one that cannot be used is not left behind."""

@@ -32,6 +32,8 @@ def describe(name: str, status: PoolStatus | None, have: Found) -> Fields:
         pool["path"] = definition.path
     if definition.source:
         pool[definition.type] = definition.source.fields()
+    if have.group is not None:
+        pool["logical"]["thin_pool"] = have.group.thin_pool
     if have.contents is not None:
         pool.update(_described(have.contents))
     return pool
@@ -46,7 +48,8 @@ def foresee(name: str, status: PoolStatus | None, have: Found, after: Fields) ->
     for field, value in after.items():
         if field == "cache" or field in SOURCES:
             pool[field] = {**pool.get(field, {}), **value}
-            pool[field].pop("key", None)
+            for once in ("key", "devices"):
+                pool[field].pop(once, None)
         elif field not in ("mode", "owner", "group", "persistent"):
             pool[field] = value
     if "cache" in pool:
