@@ -452,7 +452,8 @@ disks:
       type: str
       sample: ssd
     placement:
-      description: Why the disk is in this pool, where its flavor says so; none where its pool was given.
+      description: Why the disk is in this pool. None in check mode where the pool is not there yet.
+      returned: for disks that have a flavor
       type: str
       sample: "choice 1 of 2 of flavor gold for root disks: the most room of 3 pools that fit, 412.0 GiB left"
     id:

@@ -147,7 +147,9 @@ def _shown(session: Session, site: Site, step: Step) -> Fields:
     else:
         shown = describe(session, site.pool, seen)
         shown = changed(shown, after) if session.check_mode else shown
-    return {**shown, "placement": step.order.placement or None}
+    if step.order.flavor is not None:
+        shown["placement"] = step.order.placement or None
+    return shown
 
 
 def _apply(session: Session, site: Site, steps: Sequence[Step]) -> list[Ended]:
