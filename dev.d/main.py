@@ -36,7 +36,7 @@ from results import Result, show
 from suites import SUITES, run_molecule, run_suite
 
 DEFAULT_PARTS = ("lint", "unit", "contract", "crash", "interleavings", "sanity", "integration", "molecule")
-FULL_PARTS = (*DEFAULT_PARTS, "netfs")
+FULL_PARTS = (*DEFAULT_PARTS, "netfs", "lvm")
 
 # Seconds after which the parts that are left are given up. The default parts take under 40 minutes on two free cores;
 # the bound leaves room for a machine that is shared.
@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     daemons.add_argument("action", choices=("up", "down", "status"))
     commands.add_parser("ceph", help="a Ceph cluster on the loopback, for the tests of rbd pools", add_help=False)
     commands.add_parser("quickstart", help="from nothing to a booted guest; --remove takes it all away", add_help=False)
-    commands.add_parser("vm", help="the machines that the netfs tests run on", add_help=False)
+    commands.add_parser("vm", help="the machines that the netfs and lvm tests run on", add_help=False)
     commands.add_parser("clean", help="stop and remove what ./dev made; packages of the distribution stay")
     return top
 

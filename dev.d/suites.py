@@ -28,6 +28,7 @@ SUITES = {
     "integration": Suite("tests/integration", machine=True),
     "crash": Suite("tests/crash", machine=True),
     "netfs": Suite("tests/netfs", machine=True),
+    "lvm": Suite("tests/lvm", machine=True),
 }
 
 SCENARIOS = ROOT / "extensions" / "molecule"

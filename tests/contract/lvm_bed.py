@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_group import Group, find_group, make_thin_pool
-from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names import RECORDS, SPARE
+from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names import RECORDS
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import GroupStore, unmount
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_thick import ThickVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_thin import ThinVolumes
@@ -33,7 +33,7 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
 from .beds import BEAT, GIB, FileBed, RealBed, program
 
 GROUP = "bed-group"
-KEPT = SPARE + "keeps-the-pool-active"
+KEPT = RECORDS + "-and-an-active-pool"
 DISK = "/dev/disk/by-id/virtio-data"
 
 

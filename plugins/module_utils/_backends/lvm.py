@@ -209,7 +209,7 @@ class LvmVolumes(LvmLook):
             return
         path = self._path(lv)
         if lv.size - size >= self.group.extent:
-            self._lvm.change("lvreduce", "-y", "-f", "-L", f"{size}b", path)
+            self._lvm.change("lvreduce", "-y", "-f", "-L", self._bytes(size), path)
         if size % self.group.extent:
             self._lvm.change("lvchange", "--addtag", size_tag(size), path)
 

@@ -231,6 +231,10 @@ class LvmLook:
                 size = read_size(descriptor, str(volume))
         return Stat(size, int(lv.size * lv.data_percent / 100) if lv.pool else lv.size, lv.uuid)
 
+    def _bytes(self, size: int) -> str:
+        """``size`` in whole extents, for LVM, which takes no other."""
+        return f"{-(-size // self.group.extent) * self.group.extent}b"
+
     def _path(self, lv: LogicalVolume) -> str:
         return f"/dev/{self.group.name}/{lv.name}"
 

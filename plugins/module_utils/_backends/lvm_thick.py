@@ -90,7 +90,7 @@ class ThickVolumes(LvmVolumes):
 
     def _lvcreate(self, name: str, size: int, volume: Volume | None) -> list[str]:
         tags = [TAG] if volume is None else tags_for(volume.name, self.group.name)
-        words = ["lvcreate", "-y", self._up, "-kn", "-Wn", "-Zn", "--type", "linear", "-L", f"{size}b"]
+        words = ["lvcreate", "-y", self._up, "-kn", "-Wn", "-Zn", "--type", "linear", "-L", self._bytes(size)]
         return [*words, *(word for tag in tags for word in ("--addtag", tag)), "-n", name, self.group.name]
 
     @staticmethod
@@ -119,7 +119,7 @@ class ThickVolumes(LvmVolumes):
             self._extend_by_zeroes(lv, size)
             return
         if lv.size < most_bytes(size):
-            self._lvm.change("lvextend", "-L", f"{most_bytes(size)}b", path)
+            self._lvm.change("lvextend", "-L", self._bytes(most_bytes(size)), path)
         if not self._is_live(lv):
             self._below(lv, volume)
             argv = ["qemu-img", "resize", "-q", "-f", "qcow2", path, str(-(-size // 512) * 512)]

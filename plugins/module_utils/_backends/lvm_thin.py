@@ -64,7 +64,8 @@ class ThinVolumes(LvmVolumes):
         return seen.pool
 
     def _creating(self, volume: Volume, size: int) -> list[str]:
-        words = ["lvcreate", "-y", self._up, "-kn", "--type", "thin", "-V", f"{size}b", "--thinpool", self.group.pool]
+        words = ["lvcreate", "-y", self._up, "-kn", "--type", "thin", "-V", self._bytes(size)]
+        words += ["--thinpool", self.group.pool]
         return [*words, *self._called(volume), self.group.name]
 
     def _called(self, volume: Volume) -> list[str]:
@@ -112,10 +113,10 @@ class ThinVolumes(LvmVolumes):
             commands = [[*words, f"{self.group.name}/{image.name}"]]
             if idle:
                 path = f"{self.group.name}/{lv_name(volume.name, self.group.name)}"
-                commands.append(["lvextend", "-L", f"{size}b", path])
+                commands.append(["lvextend", "-L", self._bytes(size), path])
             new.append(New(volume, size, commands, idle))
         with self._made(new):
             pass
 
     def _extend(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
-        self._lvm.change("lvextend", "-L", f"{size}b", self._path(lv))
+        self._lvm.change("lvextend", "-L", self._bytes(size), self._path(lv))

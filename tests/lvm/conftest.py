@@ -1,0 +1,56 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""LVM is tried in a machine of ``./dev vm`` (docs/testbed.md), for it needs the device mapper. What stands in
+``inside`` runs in the machine; what stands here starts that, and does to the machine what cannot be done from within.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(REPO / "dev.d"))
+
+from vm_machine import TREE, Machine, machines  # noqa: E402
+
+collect_ignore = ["inside"]
+
+
+@dataclass(frozen=True)
+class LvmMachine:
+    """A machine with the tree in it, and a blank disk for a volume group."""
+
+    machine: Machine
+    place: str
+
+    def run(self, *words: str, timeout: float) -> tuple[int, str]:
+        """Run a program in the tree's root there; its exit code and all that it said."""
+        path = f"{TREE}:{self.place}/tests:{self.place}/tests/lvm/inside"
+        command = f"cd {self.place} && PYTHONPATH={path} {shlex.join(words)} 2>&1"
+        done = self.machine.ssh(command, check=False, timeout=timeout)
+        return done.returncode, done.stdout
+
+    def passes(self, *words: str, timeout: float) -> None:
+        """Run pytest there; every test it is given has to pass."""
+        argv = ["python3", "-B", "-m", "pytest", "-q", "-x", "--durations=5", "--timeout=900", *words]
+        code, said = self.run(*argv, timeout=timeout)
+        print(said)
+        assert code == 0, said[-6000:]
+
+
+@pytest.fixture(scope="session")
+def lvm_machine() -> Iterator[LvmMachine]:
+    """Started for the session, unless ``./dev vm up`` was there before."""
+    with machines(1) as (machine,):
+        place = machine.send_tree()
+        # Where a checkout has its namespaced folder.
+        machine.ssh(f"mkdir -p {place}/.work && ln -sfn {TREE} {place}/.work/tree")
+        yield LvmMachine(machine, place)
