@@ -205,10 +205,10 @@ def test_a_move_that_was_cut_short_is_told_and_finished(four, task, bench):
 
 def test_a_volume_on_a_cached_image_is_adopted_where_both_say_so(four, refused, bench):
     bench.overlay("vm.qcow2", bench.image_volume)
-    assert "its header names base" in refused("disk_metadata", pool=bench.name, disks=[entry("vm.qcow2")])
+    assert "it stands on base" in refused("disk_metadata", pool=bench.name, disks=[entry("vm.qcow2")])
     other = refused("disk_metadata", pool=bench.name, disks=[entry("vm.qcow2", image="other")])
     assert "stated to stand on the image other" in other
-    assert "its header names base" in other
+    assert "it stands on base" in other
     results = four("disk_metadata", pool=bench.name, disks=[entry("vm.qcow2", image="base")])
     assert results.run["disks"][0]["backing"] == bench.image
     assert bench.references() == [results.run["disks"][0]["id"]]

@@ -54,6 +54,11 @@ class Capabilities:
         return Volume(self.disk_names[format].format(id=record_id), format)
 
     @property
+    def standing(self) -> frozenset[str]:
+        """The formats of disks that stand on their image."""
+        return frozenset(format for how, format in self.clones.items() if how not in self.independent)
+
+    @property
     def default_clone(self) -> str:
         """How disks are cloned where nothing is said."""
         return next(iter(self.clones))

@@ -109,7 +109,7 @@ class RbdVolumes:
 
     def name_at(self, address: str) -> str | None:
         """See Backend."""
-        folder, _slash, name = address.rpartition("/")
+        folder, _slash, name = (address[4:] if address.startswith("rbd:") else address).rpartition("/")
         return name if name and "@" not in name and folder == self._pool.spec("x").rpartition("/")[0] else None
 
     def flaw(self, volume: Volume) -> str:

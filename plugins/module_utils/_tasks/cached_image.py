@@ -163,10 +163,12 @@ def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
 
 
 def _look(session: Session, name: str, wanted: Sequence[Wanted]) -> Site:
-    pool, backend = session.open(name), session.backend_named(name)
-    standings = [Standing() for _unused in wanted] if pool is None else session.run(_standings(pool, wanted))
-    routes = [backend.route(want.content) if backend and want.is_known else Route() for want in wanted]
-    return Site(name, pool, standings, routes)
+    pool = session.open(name)
+    if pool is None:
+        return Site(name, None, [Standing() for _unused in wanted], [Route() for _unused in wanted])
+    backend = session.backend(pool)
+    routes = [backend.route(want.content) if want.is_known else Route() for want in wanted]
+    return Site(name, pool, session.run(_standings(pool, wanted)), routes)
 
 
 async def _standings(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:

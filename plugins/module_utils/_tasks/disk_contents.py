@@ -25,7 +25,7 @@ from .._policy.sizes import LARGEST
 from .._records.contract import Listing
 from .._records.types import Image, State, Volume, taken_apart
 from .disk_site import Site, Stocked
-from .disk_wishes import Order
+from .disk_wishes import IN_CEPH, Order
 from .session import Session
 
 
@@ -53,6 +53,11 @@ def recipe(session: Session, site: Site, order: Order) -> Recipe:
         name = None if pool is None else session.backend(pool).name_at(order.path)
         if pool is not None and name is not None:
             return _adopted(session, site, pool, order, name)
+        if order.path.startswith(IN_CEPH):
+            raise BadInput(
+                f"The image {order.path} is not in pool {want.pool}, so {want.what} cannot be made of it: name the "
+                "pool that it is in, or bring a snapshot of it in with cached_image."
+            )
         return _brought_in(session, order, plain)
     return Recipe(Offer(), plain)
 

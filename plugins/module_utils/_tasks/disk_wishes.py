@@ -27,6 +27,8 @@ KINDS = {"image": "image", "blank": "blank", "config": "config", "import_from": 
 """The options that say what a disk is made of, and what each is called from here on."""
 LARGEST = 1 << 51
 """Bytes; the most that qcow2 holds in clusters of 64 KiB."""
+IN_CEPH = "rbd:"
+"""How the address of an image in Ceph begins."""
 LONGEST_PATH = 4000
 """Bytes."""
 NO_FILE_SYSTEM = "no file system"
@@ -71,7 +73,8 @@ def orders(params: Fields, warnings: list[str]) -> list[Order]:
     found = []
     for entry in entries:
         pool, flavor = _destination(entry, params, flavors)
-        found.append(replace(_order(entry, pool, params["state"], warnings), flavor=flavor))
+        order = _order(entry, pool, params["state"], warnings)
+        found.append(order if flavor is None else replace(order, flavor=flavor))
     slots: set[tuple[str, ...]] = set()
     for order in found:
         want = order.want
@@ -185,10 +188,10 @@ def _config(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
 def _import(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     source = entry["import_from"]
     path = os.path.normpath(source["path"])
-    if not path.startswith("/") or "\n" in path or len(os.fsencode(path)) > LONGEST_PATH:
+    if not path.startswith(("/", IN_CEPH)) or "\n" in path or len(os.fsencode(path)) > LONGEST_PATH:
         raise BadInput(
             f"The path {path[:80]!r} to import disk {want.role} of {want.instance} from cannot be used: give an "
-            "absolute path of one line."
+            f"absolute path, or {IN_CEPH}pool/image, of one line."
         )
     return Order(replace(want, content=path), path=path, format=source["format"])
 

@@ -93,6 +93,11 @@ def decide(statement: Statement, site: Site, seen: Examined) -> Step:
     _check_replaced(statement, site)
     if seen.stat is None or seen.flaw:
         raise BadInput(f"The volume {statement.volume} of pool {site.pool} cannot become a disk: {seen.flaw}.")
+    if statement.image and statement.format not in site.capabilities.standing:
+        raise BadInput(
+            f"The volume {statement.volume} is to be {statement.format} and to need the image "
+            f"{shown(statement.image)}: no such disk of pool {site.pool} stands on an image; leave out image."
+        )
     image = _image(statement, site, seen)
     stays = statement.format != "raw" or not is_exposed(site.capabilities, statement.volume)
     if not stays:
@@ -291,7 +296,7 @@ def _image(statement: Statement, site: Site, seen: Examined) -> Image | None:
     if pointed is None or pointed.id not in _meant(statement.image, site):
         said = f"{pointed.name} ({pointed.id})" if pointed else "nothing"
         raise BadInput(
-            f"{volume} is stated to stand on the image {statement.image or 'none'}, and its header names {said}: state "
+            f"{volume} is stated to stand on the image {statement.image or 'none'}, and it stands on {said}: state "
             "what is true."
         )
     _check_serves(statement, site, pointed)

@@ -57,12 +57,6 @@ def statements(entries: Sequence[Fields], state: str) -> list[Statement]:
         )
         for entry in entries
     ]
-    for each in found:
-        if each.format == "raw" and each.image:
-            raise BadInput(
-                f"The volume {each.volume} is to be raw and to need the image {shown(each.image)}: only qcow2 has a "
-                "backing file; leave out image."
-            )
     _only_once([each.volume for each in found], "volume")
     _only_once([each.what for each in found], "disk")
     return found

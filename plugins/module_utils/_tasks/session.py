@@ -45,15 +45,15 @@ class Session:
     def open(self, name: str, make: bool = True) -> Pool | None:
         """The pool, with its records and its backend; ``make`` has records begun in a pool that has none yet.
 
-        None where there are no records and none are made, and in check mode also, with a warning, where the pool does
-        not exist: an earlier task that makes it has not really run.
+        None where there are no records and none are to be made, and in check mode also, with a warning, where the pool
+        does not exist: an earlier task that makes it has not really run.
         Raises NotFound where there is no such pool, StorageError where it is not active or of no type of ours.
         """
         if name not in self._pools:
             status = self._active(name)
             if status is None:
                 return None
-            opened = self._open(status, make and not self.check_mode)
+            opened = self._open(status, make)
             if opened is None:
                 return None
             self._parts[name] = opened
@@ -77,9 +77,10 @@ class Session:
         return status
 
     def _open(self, status: PoolStatus, make: bool) -> Parts | None:
-        """The parts of a pool. None where the pool has no records yet, unless we ``make`` them."""
+        """The parts of a pool. None where it has no records yet, unless we ``make`` them, or look as if we did."""
         try:
-            return open_parts(read(status.xml), self.around, make=make)
+            definition = read(status.xml)
+            return open_parts(definition, self.around, make=make and not self.check_mode, bare=make and self.check_mode)
         except NotFound:
             return None
 
@@ -124,16 +125,6 @@ class Session:
     def backend(self, pool: Pool) -> Backend:
         """What the pool's backend tells besides its primitives."""
         backend: Backend = self._parts[pool.name].volumes
-        return backend
-
-    def backend_named(self, name: str) -> Backend | None:
-        """The same of a pool that may have no records yet; None, in check mode only, where there is no such pool."""
-        if name in self._parts:
-            return self.backend(self._pools[name])
-        try:
-            backend: Backend = open_parts(read(self.host.pool(name).xml), self.around, bare=True).volumes
-        except NotFound:
-            return None
         return backend
 
     def path(self, pool: Pool, volume: Volume) -> str:

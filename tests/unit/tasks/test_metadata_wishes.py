@@ -41,7 +41,6 @@ def test_a_statement_as_it_is_meant():
         ({"instance": "a/b"}, "instance name"),
         ({"instance": "i" * 300}, "instance name"),
         ({"role": "Root"}, "disk role name"),
-        ({"format": "raw", "image": "base"}, "only qcow2 has a backing file"),
         ({"id": "web1+root+aaaaaaaaaaaa"}, "makes the ids itself"),
     ],
 )

@@ -1,0 +1,408 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images and disks in a pool that is in Ceph, through the modules; looked at with librbd beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from ansible_collections.virt.storage.plugins.module_utils._ground.ceph import Cluster
+from ansible_collections.virt.storage.tests.unit.ground.webserver import WebServer
+
+from .ceph_site import SNAPSHOT, STAGING, CephSite, administered, ceph, ceph_site, of_glance
+from .conftest import Modules, Result
+
+MIB = 1 << 20
+DISK = random.Random(1).randbytes(5 * MIB) + bytes(14 * MIB) + random.Random(2).randbytes(MIB)
+SIZE = len(DISK)
+LEASE = 30
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with ceph.cluster(), administered() as connection:
+        yield connection
+
+
+@pytest.fixture
+def site(cluster: Cluster, task: Modules, libvirtd: libvirt.virConnect) -> Iterator[CephSite]:
+    with ceph_site(cluster, task, libvirtd) as here:
+        yield here
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(DISK)
+    return path
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    with WebServer() as server:
+        yield server
+
+
+@pytest.fixture
+def glance(cluster: Cluster) -> Iterator[str]:
+    with of_glance(cluster, DISK) as address:
+        yield address
+
+
+def entry(name: str, source: object, format: str = "raw", **options: Any) -> dict[str, Any]:
+    return {"name": name, "source": str(source), "format": format, **options}
+
+
+def converted(source: Path, format: str) -> Path:
+    path = source.with_suffix(f".{format}")
+    subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", format, source, path], check=True)
+    return path
+
+
+def counted(task: Modules, module: str, **params: Any) -> tuple[Result, int]:
+    """The result of a module, and the bytes that it and its programs wrote to local file systems."""
+    process = task.start(module, **params)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, err = process.stdout.read(), process.stderr.read()
+    _pid, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return task.read(module, out, err), usage.ru_oublock * 512
+
+
+def served(body: bytes) -> Any:
+    return lambda handler: handler.reply(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
+
+
+# Images
+
+
+def test_an_image_of_every_kind_of_source_reads_as_its_disk(site: CephSite, raw: Path, web: WebServer) -> None:
+    web.answers["/disk.raw"] = served(DISK)
+    wanted = [
+        entry("file", raw, checksum="sha256:" + hashlib.sha256(DISK).hexdigest()),
+        entry("qcow2", converted(raw, "qcow2"), "qcow2"),
+        entry("vmdk", converted(raw, "vmdk"), "vmdk"),
+        entry("web", web.url("/disk.raw")),
+    ]
+    results = site.cache_four(*wanted)
+    assert results.run["images"] == results.run_again["images"]
+    assert len({image["content"] for image in results.run["images"]}) == 1
+    for image in results.run["images"]:
+        assert (image["format"], image["size"]) == ("raw", SIZE)
+        assert image["path"].startswith(f"virt/{site.name}/image+")
+        assert image["allocated"] < SIZE, "what is zero takes no room"
+        assert site.data(image["path"], SNAPSHOT) == DISK
+    assert f"kept in {STAGING} on its way" in results.run["actions"][1]
+    assert list(STAGING.iterdir()) == []
+
+
+def test_nothing_of_image_size_is_written_to_this_host(
+    glance: str, site: CephSite, task: Modules, web: WebServer, raw: Path
+) -> None:
+    web.answers["/disk.raw"] = served(DISK)
+    web.answers["/disk.qcow2"] = served(converted(raw, "qcow2").read_bytes())
+    for image in (entry("web", web.url("/disk.raw")), entry("glance", f"rbd:{glance}", flatten=True)):
+        result, written = counted(task, "cached_image", pools=[site.name], images=[image])
+        assert site.data(result["images"][0]["path"], SNAPSHOT) == DISK
+        assert written < MIB, f"{image['name']} wrote {written} bytes here"
+    # The same counting sees what is staged.
+    _result, written = counted(
+        task, "cached_image", pools=[site.name], images=[entry("staged", web.url("/disk.qcow2"), "qcow2")]
+    )
+    assert written > 6 * MIB
+
+
+def test_a_snapshot_of_the_same_cluster_is_cloned_and_not_read(glance: str, site: CephSite) -> None:
+    image = {"name": "glance", "source": f"rbd:{glance}"}
+    results = site.cache_four(image)
+    assert results.run["actions"] == [f"clone image glance into pool {site.name} from rbd:{glance}"]
+    (plan,) = results.run["plan"]
+    assert (plan["strategy"], plan["bytes_to_write"]) == ("clone", 0)
+    (made,) = results.run["images"]
+    assert made["key"].startswith(f"rbd-snap:{site.cluster.fsid}/")
+    assert (made["allocated"], made["content"]) == (0, None)
+    with site.image(made["path"]) as opened:
+        assert opened.parent_info()[:2] == tuple(glance.partition("@")[0].split("/"))
+    assert site.data(made["path"], SNAPSHOT) == DISK
+    as_glance_says = "rbd://" + "/".join((site.cluster.fsid, *glance.replace("@", "/").split("/")))
+    assert site.cache({"name": "glance", "source": as_glance_says})[0]["id"] == made["id"]
+    first = site.cache_four(state="verified").run["images"][0]
+    assert first["sound"]
+    assert site.cache_four(state="verified").run["images"][0]["content"].startswith("content:v1:")
+
+
+def test_a_flattened_clone_lets_the_snapshot_go(site: CephSite) -> None:
+    with of_glance(site.cluster, DISK) as address:
+        (made,) = site.cache({"name": "glance", "source": f"rbd:{address}", "flatten": True})
+        (disk,) = site.disks({"instance": "web1", "image": "glance", "size": str(SIZE)})
+    assert site.data(made["path"], SNAPSHOT) == DISK
+    assert site.data(disk["path"]) == DISK
+    assert made["content"] is not None
+
+
+def test_a_snapshot_fills_a_pool_of_files_too(glance: str, site: CephSite, task: Modules, pool: dict[str, Any]) -> None:
+    wanted: dict[str, Any] = {"pools": [site.name, pool["name"]], "images": [{"name": "g", "source": f"rbd:{glance}"}]}
+    results = task.four("cached_image", **wanted)
+    in_ceph, in_files = results.run["images"]
+    assert Path(in_files["path"]).read_bytes() == DISK == site.data(in_ceph["path"], SNAPSHOT)
+    assert in_files["key"] == in_ceph["key"]
+
+
+def test_an_image_goes_from_pool_to_pool_without_its_source(
+    site: CephSite, task: Modules, pool: dict[str, Any], raw: Path
+) -> None:
+    task("cached_image", pools=[pool["name"]], images=[entry("a", raw)])
+    raw.unlink()
+    wanted = {"pools": [site.name, pool["name"]], "images": [entry("a", raw)]}
+    raw.write_bytes(b"x" * SIZE)  # whoever read it would bring something else
+    results = task.four("cached_image", **wanted)
+    assert results.run["actions"] == [f"copy image a from pool {pool['name']} into pool {site.name}"]
+    assert site.data(results.run["images"][0]["path"], SNAPSHOT) == DISK
+    task("cached_image", pools=[pool["name"]], state="absent", images=[{"name": "a"}])
+    back = task("cached_image", **wanted)["images"][1]
+    assert Path(back["path"]).read_bytes() == DISK
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ({"source": "rbd:images/none@snap"}, "There is no snapshot images/none@snap in the Ceph cluster"),
+        ({"source": "rbd:images"}, "names no RBD snapshot: give pool/image@snapshot"),
+        ({"source": "rbd://no-such-cluster/images/x/snap"}, "is in the Ceph cluster no-such-cluster, and"),
+        ({"source": "rbd:images/x@snap", "format": "qcow2"}, "only raw ones can be cloned"),
+        ({"source": "rbd:images/x@snap", "checksum": "sha256:" + "0" * 64}, "checksum means nothing"),
+        ({"source": "rbd:images/x@snap", "ceph": {"conf": "/no/such.conf"}}, "There is no file /no/such.conf"),
+    ],
+)
+def test_a_snapshot_that_cannot_be_had_is_one_clear_sentence(
+    site: CephSite, task: Modules, image: dict[str, Any], words: str
+) -> None:
+    assert words in task.refused("cached_image", pools=[site.name], images=[{"name": "g", **image}])
+    assert site.names() == []
+
+
+def test_a_snapshot_needs_a_way_to_its_cluster(task: Modules, pool: dict[str, Any]) -> None:
+    said = task.refused("cached_image", pools=[pool["name"]], images=[{"name": "g", "source": "rbd:images/x@snap"}])
+    assert "none of the pools is: say with ceph how its cluster is reached" in said
+
+
+def test_the_way_to_a_cluster_can_be_said(glance: str, site: CephSite, task: Modules, pool: dict[str, Any]) -> None:
+    way = {"conf": str(ceph.CONF), "user": site.user, "keyring": str(ceph.keyring(site.user))}
+    image = {"name": "g", "source": f"rbd:{glance}", "ceph": way}
+    made = task.four("cached_image", pools=[pool["name"]], images=[image]).run["images"][0]
+    assert Path(made["path"]).read_bytes() == DISK
+
+
+def test_absent_keeps_the_data_under_a_disk_and_pruned_takes_it_later(site: CephSite, raw: Path) -> None:
+    (image,) = site.cache(entry("a", raw))
+    (disk,) = site.disks({"instance": "web1", "image": "a", "size": str(SIZE)})
+    results = site.cache_four(state="absent", images=[{"name": "a"}])
+    assert "1 disk stands on it, so its data stays" in results.run["actions"][0]
+    assert site.data(disk["path"]) == DISK
+    site.disks({"instance": "web1"}, state="absent")
+    site.cache_four(state="pruned")
+    assert site.names() == []
+    assert image["id"] not in site.names()
+
+
+def test_a_damaged_image_is_quarantined(site: CephSite, raw: Path) -> None:
+    (image,) = site.cache(entry("a", raw))
+    with site.image(image["path"], writable=True) as opened:
+        opened.remove_snap(SNAPSHOT)
+        opened.write(b"x", 100)
+        opened.create_snap(SNAPSHOT)
+    failure = site.failed("cached_image", pools=[site.name], state="verified")
+    assert "does not hold what was written" in failure.msg
+    failure = site.failed(
+        "instance_disk", pool=site.name, disks=[{"instance": "web1", "image": "a", "size": str(SIZE)}]
+    )
+    assert "has no ready image a" in failure.msg
+
+
+def test_two_clients_at_once_read_the_source_once(site: CephSite, task: Modules, web: WebServer) -> None:
+    begun, go = threading.Event(), threading.Event()
+    web.answers["/disk.raw"] = halting(begun, go)
+    wanted = {"pools": [site.name], "images": [entry("web", web.url("/disk.raw"))]}
+    both = [task.start("cached_image", **wanted)]
+    assert begun.wait(20)
+    both.append(task.start("cached_image", **wanted))
+    time.sleep(3)  # the second is at the lock by now
+    assert both[1].poll() is None
+    go.set()
+    results = [task.read("cached_image", *process.communicate(timeout=60)) for process in both]
+    assert len(web.requests) == 1
+    assert results[0]["images"] == results[1]["images"]
+    assert len(site.names()) == 1
+    assert site.data(results[0]["images"][0]["path"], SNAPSHOT) == DISK
+
+
+def test_a_client_that_dies_in_a_fill_delays_the_other_by_a_lease(
+    site: CephSite, task: Modules, web: WebServer
+) -> None:
+    begun, go = threading.Event(), threading.Event()
+    web.answers["/disk.raw"] = halting(begun, go)
+    wanted = {"pools": [site.name], "images": [entry("web", web.url("/disk.raw"))]}
+    first = task.start("cached_image", **wanted)
+    assert begun.wait(20)
+    second = task.start("cached_image", **wanted)
+    time.sleep(3)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    died = time.monotonic()
+    web.answers["/disk.raw"] = served(DISK)
+    go.set()
+    result = task.read("cached_image", *second.communicate(timeout=3 * LEASE))
+    assert time.monotonic() - died < LEASE + 15
+    assert site.data(result["images"][0]["path"], SNAPSHOT) == DISK
+    (left,) = set(site.names()) - {result["images"][0]["id"]}
+    time.sleep(max(0, died + LEASE + 5 - time.monotonic()))  # until Ceph has forgotten the client that died
+    results = site.cache_four(state="pruned")
+    assert results.run["actions"] == [f"take back {left}, whose maker died, in pool {site.name}"]
+    assert site.names() == [result["images"][0]["id"]]
+
+
+def halting(begun: threading.Event, go: threading.Event) -> Any:
+    """An answer that stops in the middle until it is told to go on."""
+
+    def answer(handler: Any) -> None:
+        handler.start(200, SIZE, ETag='"1"')
+        handler.wfile.write(DISK[: 5 * MIB])
+        begun.set()
+        go.wait(60)
+        with contextlib.suppress(OSError):
+            handler.wfile.write(DISK[5 * MIB :])
+
+    return answer
+
+
+# Disks
+
+
+def test_disks_of_every_kind(site: CephSite, raw: Path, tmp_path: Path) -> None:
+    site.cache(entry("a", raw))
+    brought = tmp_path / "brought.qcow2"
+    converted(raw, "qcow2").rename(brought)
+    wanted = [
+        {"instance": "web1", "image": "a", "size": "24M"},
+        {"instance": "web1", "role": "data", "size": "64M", "blank": {"fs": "ext4", "label": "data"}},
+        {"instance": "web1", "role": "plain", "size": "8M", "blank": {}},
+        {"instance": "web1", "role": "swap", "size": "8M", "blank": {"fs": "swap"}},
+        {"instance": "web1", "role": "config", "config": {"user_data": "#cloud-config\n"}},
+        {"instance": "web2", "image": "a", "size": "24M", "flattened": True},
+        {"instance": "web3", "image": "a", "size": "24M", "clone": "copy"},
+        {"instance": "web4", "import_from": {"path": str(brought), "format": "qcow2"}},
+    ]
+    results = site.disks_four(*wanted)
+    made = {(disk["instance"], disk["role"]): disk for disk in results.run["disks"]}
+    for instance in ("web1", "web2", "web3", "web4"):
+        assert site.data(made[instance, "root"]["path"])[:SIZE] == DISK
+    assert site.data(made["web1", "plain"]["path"]) == bytes(8 * MIB)
+    assert site.data(made["web1", "data"]["path"])[1080:1082] == b"\x53\xef"
+    assert site.data(made["web1", "swap"]["path"])[4086:4096] == b"SWAPSPACE2"
+    assert site.data(made["web1", "config"]["path"])[32769:32774] == b"CD001"
+    assert [made[name, "root"]["state"] for name in ("web1", "web2", "web3")] == ["ready", "flat", "flat"]
+    with site.image(made["web2", "root"]["path"]) as flat, site.image(made["web1", "root"]["path"]) as clone:
+        assert clone.overlap() == SIZE
+        assert flat.overlap() == 0
+    again = site.disks_four({**wanted[0], "size": "32M"}, *wanted[1:])
+    assert again.run["actions"] == [f"grow disk root of web1 in pool {site.name} from 24.0 MiB to 32.0 MiB"]
+    assert site.data(made["web1", "root"]["path"]) == DISK + bytes(32 * MIB - SIZE)
+    assert "cannot shrink to" in site.task.refused("instance_disk", pool=site.name, disks=[wanted[0]])
+    gone = [{"instance": disk["instance"], "role": disk.get("role", "root")} for disk in wanted]
+    site.disks_four(*gone, state="absent")
+    site.cache_four(state="pruned", cache={"max_count": 0, "max_bytes": "1"})
+    assert site.names() == []
+
+
+def test_a_thousandth_disk_costs_what_the_first_does(site: CephSite, raw: Path) -> None:
+    """Not by time, which a shared machine has none of to spare: by what is asked of Ceph in bulk."""
+    site.cache(entry("a", raw))
+    wanted = [{"instance": f"web{number}", "image": "a", "size": "24M"} for number in range(40)]
+    made = site.disks_four(*wanted).run["disks"]
+    assert len({disk["path"] for disk in made}) == 40
+    assert len(site.names()) == 41
+    site.disks_four(*({"instance": each["instance"]} for each in wanted), state="absent")
+    assert len(site.names()) == 1
+
+
+def test_a_volume_that_stands_in_the_pool_is_adopted_in_place(site: CephSite, task: Modules) -> None:
+    import rbd
+
+    rbd.RBD().create(site.ioctx, "old-disk", SIZE)
+    with site.image("old-disk", writable=True) as image:
+        image.write(DISK, 0)
+    where = f"virt/{site.space}/old-disk"
+    wanted = {"instance": "web1", "import_from": {"path": f"rbd:{where}", "format": "raw"}}
+    results = site.disks_four(wanted)
+    (disk,) = results.run["disks"]
+    assert (disk["path"], disk["strategy"]) == (where, "adopt")
+    assert site.data(disk["path"]) == DISK
+    other = {"instance": "web2", "import_from": {"path": f"rbd:{where}", "format": "raw"}}
+    assert "already belongs to" in task.refused("instance_disk", pool=site.name, disks=[other])
+    assert site.task("libvirt_pool_info", name=[site.name])["pools"][0]["unmanaged"] == []
+    found = task.four("disk_metadata", pool=site.name, state="verified").run
+    assert found["changed"] is False
+
+
+def test_records_that_were_lost_are_found_and_restored(site: CephSite, task: Modules, raw: Path) -> None:
+    site.cache(entry("a", raw))
+    (disk,) = site.disks({"instance": "web1", "image": "a", "size": "24M"})
+    lose_record(site, disk["id"])
+    failure = site.failed("disk_metadata", pool=site.name, state="verified")
+    assert disk["id"] in failure.msg
+    assert "record is lost" in task.refused(
+        "instance_disk", pool=site.name, disks=[{"instance": "web1", "image": "a", "size": "24M"}]
+    )
+    stated = {"instance": "web1", "volume": disk["id"], "format": "raw", "image": "a"}
+    task.four("disk_metadata", pool=site.name, state="rebuilt", disks=[stated])
+    assert site.data(disk["path"])[:SIZE] == DISK
+    assert task("disk_metadata", pool=site.name, state="verified")["changed"] is False
+
+
+def lose_record(site: CephSite, record_id: str) -> None:
+    """Take a record's keys away, wherever they are."""
+    import rados
+
+    for each in list(site.ioctx.list_objects()):
+        if each.key.startswith("virt-storage.records."):
+            with rados.WriteOpCtx() as op:
+                site.ioctx.remove_omap_keys(op, (f"state/{record_id}", f"body/{record_id}"))
+                site.ioctx.operate_write_op(op, each.key)
+
+
+def test_a_disk_in_use_is_neither_removed_nor_flattened(site: CephSite, task: Modules, raw: Path) -> None:
+    site.cache(entry("a", raw))
+    wanted = {"instance": "web1", "image": "a", "size": "24M"}
+    (disk,) = site.disks(wanted)
+    with site.image(disk["path"], writable=True) as used:
+        used.write(b"x", 0)  # takes the lock, and watches
+        for attempt in ({**wanted, "flattened": True}, {"instance": "web1", "role": "root"}):
+            state = "present" if "image" in attempt else "absent"
+            assert "in use by" in task.refused("instance_disk", pool=site.name, disks=[attempt], state=state)
+    site.disks_four({"instance": "web1"}, state="absent")
+
+
+def test_a_pool_that_holds_disks_is_not_emptied(site: CephSite, task: Modules, raw: Path) -> None:
+    site.cache(entry("a", raw))
+    site.disks({"instance": "web1", "image": "a", "size": "24M"})
+    failure = site.failed("libvirt_pool", name=site.name, state="absent", remove_contents=True)
+    assert "is not empty" in failure.msg
+    site.disks({"instance": "web1"}, state="absent")
+    site.cache_four(state="absent", images=[{"name": "a"}])
+    task.four("libvirt_pool", name=site.name, state="absent", remove_contents=True)
+    assert [each.key for each in site.ioctx.list_objects() if each.key.startswith("virt-storage")] == []
