@@ -28,7 +28,7 @@ from .._records.types import USABLE, Disk, Image, State, Volume, checked_instanc
 from .cache import ImageWish, fill
 from .conversion_journal import CONVERTED, CONVERTING, WAITING, BaseEntry, DiskEntry, Entry, move, write
 from .disks import DiskWish, make
-from .pool import Pool
+from .pool import Pool, take_over
 
 STAGING = ".virt-storage/conversion/"
 """Names in the pool of files that are about to be adopted begin so."""
@@ -96,27 +96,34 @@ class Standing:
 
 @dataclass(frozen=True)
 class BaseWish:
-    """A base that is to be an image. ``source`` is the content of one that has to be copied, None where it is linked;
-    ``key`` identifies a copied one."""
+    """A base that is to be an image. ``content`` is that of one that has to be copied, None where it is linked."""
 
     entry: BaseEntry
     name: str
-    source: Any = None
-    key: str = ""
+    content: Any = None
 
 
 async def take_base(pool: Pool, old: OldLayout, wish: BaseWish) -> Image:
     """The image that the base becomes. Its mode stands in the journal before it is sealed."""
-    entry = wish.entry
-    shown = f"{entry.path} (converted)"
-    if wish.source is not None:
-        cached = await fill(pool, ImageWish(wish.key, wish.name, wish.source, shown))
-        await write(pool, BaseEntry(**{**entry.__dict__, "image": cached.image.id}))
-        return cached.image
-    facts = await old.content(entry.path, entry.native)
+    entry, key, content = wish.entry, wish.entry.key, wish.content
+    if content is None:
+        facts = await old.content(entry.path, entry.native)
+        content = Standing(entry.path, entry.native, facts)
+        key = f"{facts['content']}+raw"
     await write(pool, entry)
-    source = Standing(entry.path, entry.native, facts)
-    return (await fill(pool, ImageWish(f"{facts['content']}+raw", wish.name, source, shown))).image
+    cached = await fill(pool, ImageWish(key, wish.name, content, entry.source))
+    await clear_unfinished(pool, entry)
+    return cached.image
+
+
+async def clear_unfinished(pool: Pool, entry: BaseEntry) -> None:
+    """Take back what a run that died had begun to make of a base."""
+    for record_id, state in (await pool.records.states()).states.items():
+        if state is State.FILLING:
+            record = await pool.records.read(record_id)
+            mine = isinstance(record, Image) and record.source == entry.source
+            if mine and await pool.records.pulse(record.owner) is None:
+                await take_over(pool, record, state)
 
 
 async def convert(pool: Pool, old: OldLayout, entry: Entry) -> Entry:

@@ -9,9 +9,9 @@
 from __future__ import annotations
 
 from .._ground.errors import InUse, LostMetadata, StorageError
-from .._records.types import USABLE, Disk, Image, State, Volume, is_id
+from .._records.types import USABLE, Disk, Image, State, Volume, is_id, taken_apart
 from .cache import retire
-from .conversion import OldLayout, record_of, staging_name
+from .conversion import OldLayout, clear_unfinished, record_of, staging_name
 from .conversion_journal import FINALIZING, ROLLING_BACK, BaseEntry, DiskEntry, Entry, close, move
 from .pool import Pool, take_over
 
@@ -83,6 +83,7 @@ def _is_ours(pool: Pool, name: str) -> bool:
 async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, ...]:
     """Take the image that was made of a base out of the pool, and give the base its mode back. What keeps the image,
     where something does."""
+    await clear_unfinished(pool, entry)
     kept: list[str] = []
     for image, state in await images_of(pool, entry):
         kept += (await retire(pool, image, state)).kept_by
@@ -93,24 +94,21 @@ async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, 
 
 
 async def images_of(pool: Pool, entry: BaseEntry) -> list[tuple[Image, State]]:
-    """The images that are the very file of a base, or were copied from it; retired ones, too."""
+    """The images that are the very file of a base, or were copied from it; those that are on their way out, too."""
     inventory = await pool.volumes.inventory()
     listing = await pool.records.states()
     found: list[tuple[Image, State]] = []
-    for name, native in inventory.items():
-        record_id = _image_id(pool, name)
-        state = listing.state(record_id) if record_id else None
-        if (native == entry.native or record_id == entry.image) and state in (State.READY, State.RETIRED):
+    for record_id, state in listing.states.items():
+        if taken_apart(record_id).image and state in (State.READY, State.RETIRED, State.DELETING):
             record = await pool.records.read(record_id)
-            if isinstance(record, Image):
+            if isinstance(record, Image) and is_of(record, inventory.get(record.volume.name), entry):
                 found.append((record, state))
     return found
 
 
-def _image_id(pool: Pool, name: str) -> str:
-    before, after = pool.capabilities.image_name.split("{id}")
-    middle = name[len(before) : len(name) - len(after)]
-    return middle if name == before + middle + after and is_id(middle) else ""
+def is_of(image: Image, native: str | None, entry: BaseEntry) -> bool:
+    """Whether an image, whose volume has the id ``native``, is what became of a base."""
+    return image.key == entry.key if entry.key else native == entry.native
 
 
 async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
@@ -135,14 +133,12 @@ async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
     await close(pool, entry)
 
 
-async def finalize_base(pool: Pool, old: OldLayout, entry: BaseEntry) -> bool:
-    """Take the old name of a base away that is an image of the pool by the same inode; whether it is gone."""
-    linked = [each for each in await images_of(pool, entry) if not entry.image]
-    if not linked:
-        return False
-    image, _state = linked[0]
-    outcome = await old.unlink(entry.path, entry.native, image.volume)
-    if not outcome:
-        raise StorageError(f"The old name of the image {image.id} stays: {outcome.why}.")
+async def finalize_base(pool: Pool, old: OldLayout, entry: BaseEntry) -> None:
+    """Take the old name of a base away that is an image of the pool by the same inode. One that was copied, or whose
+    image is gone, keeps its name."""
+    for image, state in await images_of(pool, entry):
+        if not entry.key and state is not State.DELETING:
+            outcome = await old.unlink(entry.path, entry.native, image.volume)
+            if not outcome:
+                raise StorageError(f"The old name of the image {image.id} stays: {outcome.why}.")
     await close(pool, entry)
-    return True

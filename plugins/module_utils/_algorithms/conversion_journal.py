@@ -68,15 +68,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class BaseEntry:
-    """A base as it was found: its mode and whether it was immutable. ``image`` is the image that was made of it, by
-    id, where that is a copy; one that is the same file is known by its inode."""
+    """A base as it was found: its mode and whether it was immutable. ``key`` is that of the image that is copied from
+    it; one that is the same file is known by its inode, and has "" here."""
 
     path: str
     native: str
     layout: str
     mode: int
     immutable: bool
-    image: str = ""
+    key: str = ""
+
+    @property
+    def source(self) -> str:
+        """What the record of the image says about where it came from."""
+        return f"{self.path} (converted)"
 
     @property
     def topic(self) -> str:

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._algorithms.conversion import OldLayout
-from .._algorithms.conversion_end import base_back, finalize_base, finalize_instance, roll_back_instance
+from .._algorithms.conversion_end import base_back, finalize_base, finalize_instance, is_of, roll_back_instance
 from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, Entry
 from .._algorithms.pool import Pool
 from .._ground.errors import StorageError
 from .._ground.libvirt_host import Use
 from .._ground.usage import users_of_files
 from .._policy.plan import Action, Fields, Plan
-from .._records.types import Disk, Image, Volume
+from .._records.types import Disk, Image
 from .layout_host import Host
 
 
@@ -57,14 +57,13 @@ def finalize(host: Host, params: Fields) -> Fields:
     names = {each.entry.name for each in endings if not each.refusal}
     bases = [entry for entry in _bases(host) if not _needed(host, entry, names)]
     actions = [(f"instance {name}", f"take the old names of the disks of {name} away") for name in sorted(names)]
-    actions += [
-        (f"base {entry.path}", f"take the old name {entry.path} away" if not entry.image else f"forget {entry.path}")
-        for entry in bases
-    ]
     for entry in bases:
-        if entry.image:
+        if _is_linked(host, entry):
+            actions.append((f"base {entry.path}", f"take the old name {entry.path} away"))
+        else:
+            actions.append((f"base {entry.path}", f"leave {entry.path}, which is no image of the pool, to its owner"))
             host.session.warnings.append(
-                f"The base {entry.path} was copied into the pool, and no disk needs it any more: remove it by hand."
+                f"No disk of the pool needs the base {entry.path} any more: remove it by hand."
             )
     result = _result(host, endings, _plan("finalize", actions, "converted", "final"), "finalized")
 
@@ -142,12 +141,20 @@ def _kept(host: Host, entry: BaseEntry, rolled: set[str]) -> bool:
     return any(
         set(host.held.references.get(image.id, ())) - ids
         for image in host.held.records.values()
-        if isinstance(image, Image) and host.held.live(image.id) and _is_of(host, image.volume, entry, image.id)
+        if isinstance(image, Image)
+        and host.held.live(image.id)
+        and is_of(image, host.held.inventory.get(image.volume.name), entry)
     )
 
 
-def _is_of(host: Host, volume: Volume, entry: BaseEntry, image_id: str) -> bool:
-    return host.held.inventory.get(volume.name) == entry.native or image_id == entry.image
+def _is_linked(host: Host, entry: BaseEntry) -> bool:
+    """Whether the base is an image of the pool by another name."""
+    return not entry.key and any(
+        isinstance(image, Image)
+        and host.held.live(image.id)
+        and is_of(image, host.held.inventory.get(image.volume.name), entry)
+        for image in host.held.records.values()
+    )
 
 
 def _needed(host: Host, entry: BaseEntry, final: set[str]) -> bool:

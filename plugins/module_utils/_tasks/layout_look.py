@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .._algorithms.conversion import STAGING
+from .._algorithms.conversion_end import is_of
 from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, DiskEntry, Entry, Journal
 from .._algorithms.verify import Holdings
 from .._ground.errors import BadInput, LostMetadata, StorageError, UnsafeImage
@@ -28,7 +29,7 @@ from .._ground.old_files import FileFacts, Overlay, facts_of, opened, read_overl
 from .._policy.conversion import OldBase, OldDisk, OldInstance, agreed
 from .._policy.disk_xml import Link
 from .._policy.guest_disks import DiskElement, is_spelt_out
-from .._records.types import USABLE, Disk, Image, checked_image_name, checked_instance
+from .._records.types import USABLE, Disk, Image, State, checked_image_name, checked_instance
 from .layout_pool import BOUNDS, OldFiles
 
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -272,13 +273,16 @@ def _base(found: FoundBase, told: Mapping[str, str], root: str, around: Around, 
     facts, path = found.facts, found.facts.path
     format, flaw = agreed(told, around.words.get(path, "") or ("" if told else around.base_word))
     near = facts.device == around.device
+    key = "" if format == "raw" and near else f"source:{path}#{facts.native}.{facts.modified}+{format}"
     entry = around.journal.bases.get(path)
-    image = _image_of(facts, near, entry, around)
-    immutable = False
+    if entry is None or entry.native != facts.native:
+        entry = BaseEntry(path, facts.native, root, facts.mode, False, key)
+    image = _image_of(entry, around)
     if not flaw:
         try:
             with opened(path, facts.native) as descriptor:
-                immutable = has_flag(descriptor)
+                if path not in around.journal.bases:
+                    entry = replace(entry, immutable=has_flag(descriptor))
                 if not image:
                     inspect(descriptor, format, BOUNDS)
         except UnsafeImage as error:
@@ -286,16 +290,15 @@ def _base(found: FoundBase, told: Mapping[str, str], root: str, around: Around, 
         except (LostMetadata, OSError) as error:
             flaw = f"it cannot be read: {error}"
     seen.bases[path] = OldBase(path, _name(path), facts.size, format, flaw, image, near)
-    seen.base_entries[path] = entry or BaseEntry(path, facts.native, root, facts.mode, immutable)
+    seen.base_entries[path] = entry
 
 
-def _image_of(facts: FileFacts, near: bool, entry: BaseEntry | None, around: Around) -> str:
+def _image_of(entry: BaseEntry, around: Around) -> str:
     """The ready image that is this very file, or was copied from it."""
     for record_id, record in around.held.records.items():
-        if isinstance(record, Image) and str(around.held.listing.state(record_id)) == "ready":
-            linked = near and around.held.inventory.get(record.volume.name) == facts.native
-            if linked or (entry is not None and entry.image == record_id):
-                return record_id
+        ready = around.held.listing.state(record_id) is State.READY
+        if ready and isinstance(record, Image) and is_of(record, around.held.inventory.get(record.volume.name), entry):
+            return record_id
     return ""
 
 

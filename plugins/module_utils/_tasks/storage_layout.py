@@ -114,7 +114,7 @@ def _base_wish(base: OldBase, seen: Seen) -> BaseWish:
     if base.linked:
         return BaseWish(entry, base.name)
     spec = SourceSpec(location=base.path, format=base.format)
-    return BaseWish(entry, base.name, Incoming(spec, BOUNDS), f"source:{spec.identity}+{base.format}")
+    return BaseWish(entry, base.name, Incoming(spec, BOUNDS))
 
 
 def _entry(judged: Judged, host: Host, images: Mapping[str, str]) -> Entry:

@@ -1,0 +1,80 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The task in a process that is killed on its way; ``test_kill.py`` runs it, with JSON on standard input.
+
+``{"kill": ["before" | "call", number], "params": {...}}``: before the n-th round of operations, or instead of the n-th
+system call that changes something. One that comes to its end says how many there were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Performer
+from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Reply
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
+from ansible_collections.virt.storage.plugins.module_utils._tasks import session, storage_layout
+
+CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "fdatasync", "ftruncate", "fchmod", "pwrite", "write")
+passed = 0
+
+
+def die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    while True:
+        time.sleep(1)
+
+
+def come_by(number: int) -> None:
+    """One more place to be killed at."""
+    global passed
+    passed += 1
+    if passed == number:
+        die()
+
+
+def at_rounds(number: int) -> None:
+    class Killing(Performer):
+        def __call__(self, waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
+            if any(op.writes for op in waiting.values()):
+                come_by(number)
+            return super().__call__(waiting)
+
+    session.Performer = Killing
+
+
+def at_calls(number: int) -> None:
+    def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
+        def instead(*arguments: Any, **options: Any) -> Any:
+            come_by(number)
+            return call(*arguments, **options)
+
+        return instead
+
+    for name in CALLS:
+        setattr(os, name, deadly(getattr(os, name)))
+    fcntl.ioctl = deadly(fcntl.ioctl)
+
+
+def main() -> None:
+    told = json.load(sys.stdin)
+    where, number = told["kill"]
+    {"before": at_rounds, "call": at_calls}[where](number)
+    with contextlib.suppress(StorageError):
+        storage_layout.task(told["params"], False)
+    sys.stdout.write(f"{passed}\n")
+
+
+if __name__ == "__main__":
+    main()
