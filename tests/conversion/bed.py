@@ -188,7 +188,7 @@ class Bed:
     def volumes(self) -> dict[str, str]:
         """What a guest reads from each volume of the pool that is a disk, by instance and role."""
         found = {}
-        for path in (*self.pool.glob("*.qcow2"), *self.pool.glob(".virt-storage/disks/*.raw")):
+        for path in (*self.pool.glob("*+*.qcow2"), *self.pool.glob(".virt-storage/disks/*.raw")):
             instance, role, _suffix = path.name.split("+")
             found[f"{instance} {role}"] = content(str(path), "qcow2" if path.suffix == ".qcow2" else "raw")
         return found
@@ -230,7 +230,7 @@ def drop_format(path: Path) -> None:
         file.seek(72)
         assert file.read(4) == bytes.fromhex("e2792aca")
         file.seek(72)
-        file.write(bytes(8))
+        file.write(bytes(16))
 
 
 def _facts(status: os.stat_result) -> tuple[int, ...]:

@@ -23,13 +23,14 @@ _DISK = ["domain", "devices", "disk"]
 @dataclass(frozen=True)
 class DiskElement:
     """A disk of a definition: its own text, the path of its volume, and what is said about formats. ``below`` are
-    paths and formats of the chain, as far as it is spelt out. "" is what is not said."""
+    paths and formats of the chain, as far as it is spelt out. "" is what is not said. ``device`` is disk, cdrom, ..."""
 
     text: str
     path: str
     target: str = ""
     format: str = ""
     below: tuple[tuple[str, str], ...] = ()
+    device: str = "disk"
 
 
 def disk_elements(xml: str, pools: Mapping[str, str]) -> list[DiskElement]:
@@ -69,7 +70,12 @@ def _element(text: str, pools: Mapping[str, str]) -> DiskElement:
         below.append((_path(link, pools), _attribute(link, "format", "type")))
         link = link.find("backingStore")
     return DiskElement(
-        text, _path(root, pools), _attribute(root, "target", "dev"), _attribute(root, "driver", "type"), tuple(below)
+        text,
+        _path(root, pools),
+        _attribute(root, "target", "dev"),
+        _attribute(root, "driver", "type"),
+        tuple(below),
+        root.get("device", "disk"),
     )
 
 

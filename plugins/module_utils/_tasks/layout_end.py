@@ -32,9 +32,9 @@ class Ending:
     refusal: str = ""
 
 
-def roll_back(host: Host, params: Fields) -> Fields:
+def roll_back(host: Host) -> Fields:
     """Undo what the journal says. Instances that are in use are left."""
-    endings = [Ending(entry, _why_not_back(host, entry)) for entry in _entries(host, params)]
+    endings = [Ending(entry, _why_not_back(host, entry)) for entry in _entries(host)]
     names = {each.entry.name for each in endings if not each.refusal}
     bases = [entry for entry in _bases(host) if not _kept(host, entry, names)]
     actions = [
@@ -51,9 +51,9 @@ def roll_back(host: Host, params: Fields) -> Fields:
     return _carried_out(host, result, bool(actions), tasks)
 
 
-def finalize(host: Host, params: Fields) -> Fields:
+def finalize(host: Host) -> Fields:
     """Take the old names away where nothing needs them."""
-    endings = [Ending(entry, _why_not_final(host, entry)) for entry in _entries(host, params)]
+    endings = [Ending(entry, _why_not_final(host, entry)) for entry in _entries(host)]
     names = {each.entry.name for each in endings if not each.refusal}
     bases = [entry for entry in _bases(host) if not _needed(host, entry, names)]
     actions = [(f"instance {name}", f"take the old names of the disks of {name} away") for name in sorted(names)]
@@ -74,14 +74,10 @@ def finalize(host: Host, params: Fields) -> Fields:
     return _carried_out(host, result, bool(actions), tasks)
 
 
-def _entries(host: Host, params: Fields) -> list[Entry]:
+def _entries(host: Host) -> list[Entry]:
     """The instances of this layout that the journal knows, and that are asked for."""
-    wanted = params["instances"]
-    return [
-        entry
-        for name, entry in sorted(host.journal.instances.items())
-        if entry.layout == host.layout.root and (not wanted or name in wanted)
-    ]
+    known = sorted(host.journal.instances.items())
+    return [entry for name, entry in known if entry.layout == host.layout.root and name in host.chosen]
 
 
 def _bases(host: Host) -> list[BaseEntry]:

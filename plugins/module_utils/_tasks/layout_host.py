@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .._algorithms.conversion_journal import Journal, read_journal
 from .._algorithms.pool import Pool
@@ -23,7 +23,8 @@ from .._ground.usage import users_of_files
 from .._policy.guest_disks import DiskElement, disk_elements
 from .._policy.plan import Fields
 from .._policy.pool_xml import WITH_FOLDER, read
-from .layout_look import Around, Seen, folder_layout, understand
+from .layout_folder import folder_layout
+from .layout_look import Around, Seen, understand
 from .layout_pool import ConvertingSession, OldFiles
 from .pool_reader import Reader
 
@@ -33,7 +34,8 @@ _SERVICE = "nova-compute runs on this host: stop it first, for it starts instanc
 
 @dataclass(frozen=True)
 class Host:
-    """What was found. ``root`` is the folder of the pool, ``obstacle`` why nothing may be changed now."""
+    """What was found. ``root`` is the folder of the pool, ``chosen`` the instances that are asked for, ``obstacle`` why
+    nothing may be changed now."""
 
     session: ConvertingSession
     reader: Reader
@@ -43,6 +45,7 @@ class Host:
     guests: Sequence[tuple[Guest, Sequence[DiskElement]]]
     layout: FoundLayout
     seen: Seen
+    chosen: frozenset[str]
     obstacle: str
 
     @property
@@ -68,8 +71,8 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     guests = [(guest, disk_elements(guest.xml, pools) if guest.xml else []) for guest in session.host.guests()]
     root = os.path.abspath(params["path"])
     nova = params["layout"] == "nova"
-    layout = read_layout(root) if nova else folder_layout(root, guests)
-    layout = _chosen(layout, params["instances"], journal)
+    ours = {reader.path(each.volume) for record_id, each in held.records.items() if held.live(record_id)}
+    layout = read_layout(root) if nova else folder_layout(root, guests, journal, ours)
     paths = [disk.facts.path for instance in layout.instances for disk in instance.disks]
     around = Around(
         pool=definition.name,
@@ -85,18 +88,19 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
         shared=_is_shared(root),
     )
     obstacle = _SERVICE if nova and service_runs() else ""
-    return Host(session, reader, definition.path, held, journal, guests, layout, understand(layout, around), obstacle)
+    chosen = _chosen(layout, params["instances"], journal)
+    return Host(
+        session, reader, definition.path, held, journal, guests, layout, understand(layout, around), chosen, obstacle
+    )
 
 
-def _chosen(layout: FoundLayout, names: Sequence[str] | None, journal: Journal) -> FoundLayout:
-    """The layout with only the instances that are asked for."""
-    if not names:
-        return layout
-    known = {instance.name for instance in layout.instances}
-    missing = [name for name in names if name not in known and name not in journal.instances]
+def _chosen(layout: FoundLayout, names: Sequence[str] | None, journal: Journal) -> frozenset[str]:
+    """The instances that are asked for. All of the layout is looked at in any case: others may stand on a base."""
+    known = {instance.name for instance in layout.instances} | set(journal.instances)
+    missing = sorted(set(names or ()) - known)
     if missing:
         raise BadInput(f"There is no instance {', '.join(missing)} in {layout.root}: give names of its folders.")
-    return replace(layout, instances=tuple(each for each in layout.instances if each.name in names))
+    return frozenset(names or known)
 
 
 def _by_file(

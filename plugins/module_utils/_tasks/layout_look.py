@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .._algorithms.conversion import STAGING
@@ -308,41 +308,3 @@ def _name(path: str) -> str:
         return checked_image_name(name)
     except BadInput:
         return "base"
-
-
-# Plain folders
-
-
-def folder_layout(root: str, guests: Sequence[tuple[Guest, Sequence[DiskElement]]]) -> FoundLayout:
-    """A folder in which guests have disks and the files under them, as a layout: guests are its instances."""
-    instances, taken = [], set()
-    for guest, elements in guests:
-        disks: list[FoundDisk] = []
-        flaws = []
-        for element in elements:
-            if os.path.dirname(element.path) != root:
-                continue
-            facts = facts_of(element.path)
-            if facts is None or facts.kind != "file":
-                flaws.append(f"{element.path} is {'missing' if facts is None else f'a {facts.kind}, not followed'}")
-                continue
-            disks.append(FoundDisk(element.target if disks else "root", facts))
-            taken.add(element.path)
-        if disks or flaws:
-            instances.append(FoundInstance(guest.name, tuple(disks), flaws=tuple(flaws)))
-    bases, left = {}, []
-    for facts in _files_in(root):
-        if facts.path in taken:
-            continue
-        if facts.kind == "file":
-            bases[facts.path] = FoundBase(facts, "unknown")
-        elif os.path.basename(facts.path) != ".virt-storage":
-            left.append((facts.path, f"a {facts.kind}, not followed"))
-    return FoundLayout(root, (root,), bases, tuple(instances), tuple(left))
-
-
-def _files_in(root: str) -> Iterator[FileFacts]:
-    for name in sorted(os.listdir(root)):
-        facts = facts_of(os.path.join(root, name))
-        if facts is not None:
-            yield facts

@@ -36,7 +36,7 @@ def task(params: Fields, check_mode: bool) -> Fields:
     if state in ("planned", "converted"):
         result = _convert(host, params, only_plan=state == "planned")
     else:
-        result = (layout_end.roll_back if state == "rolled_back" else layout_end.finalize)(host, params)
+        result = (layout_end.roll_back if state == "rolled_back" else layout_end.finalize)(host)
     return {
         **result,
         "left": [{"path": path, "why": why} for path, why in host.layout.left],
@@ -53,7 +53,8 @@ _NOTHING: Fields = {"verdict": "", "instances": [], "bases": [], "left": [], "by
 def _convert(host: Host, params: Fields, *, only_plan: bool) -> Fields:
     free = os.statvfs(host.root)
     site = Site(host.pool.name, free.f_bavail * free.f_frsize, host.obstacle)
-    conversion = plan_conversion(host.seen.instances, host.seen.bases, site)
+    instances = [each for each in host.seen.instances if each.name in host.chosen]
+    conversion = plan_conversion(instances, host.seen.bases, site)
     result = _told(conversion, params)
     if only_plan:
         return {**result, "changed": False}
