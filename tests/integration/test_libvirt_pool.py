@@ -247,7 +247,7 @@ def test_what_an_nfs_pool_cannot_be_is_refused(refused, place, libvirtd):
     assert "nocto cannot be used" in refused("libvirt_pool", netfs={**netfs, "options": ["nocto"]}, **given)
     assert "netfs.version" in refused("libvirt_pool", netfs={**netfs, "options": ["vers=3"]}, **given)
     assert "value of version must be one of" in refused("libvirt_pool", netfs={**netfs, "version": "3"}, **given)
-    assert "the NFS server has its own" in refused("libvirt_pool", netfs=netfs, mode="0711", **given)
+    assert "for the folder of a pool of type dir" in refused("libvirt_pool", netfs=netfs, mode="0711", **given)
     xml = (
         f"<pool type='netfs'><name>{given['name']}</name><source><host name='nas'/><dir path='/x'/>"
         f"<format type='nfs'/><protocol ver='3'/></source><target><path>{given['path']}</path></target></pool>"

@@ -75,7 +75,7 @@ def _with_place(host: Host, want: Wish, have: Found, wished: Definition) -> Foun
     """``have`` with what is there already at the wished place, which may have been a pool's before."""
     if wished.type in WITH_FOLDER:
         have = replace(have, folder=look_at(wished.path))
-    readable = wished.type == "dir"
+    readable = wished.type == "dir" and not (have.folder and have.folder.problem)
     if wished.ceph and is_known(wished.ceph):
         have = replace(have, obstacle=obstacle(host, wished.ceph))
         readable = not have.obstacle
