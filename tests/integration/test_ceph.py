@@ -78,7 +78,8 @@ def counted(task: Modules, module: str, **params: Any) -> tuple[Result, int]:
     process = task.start(module, **params)
     assert process.stdout is not None
     assert process.stderr is not None
-    out, err = process.stdout.read(), process.stderr.read()
+    with process.stdout, process.stderr:
+        out, err = process.stdout.read(), process.stderr.read()
     _pid, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return task.read(module, out, err), usage.ru_oublock * 512
