@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 
+import ceph
 from common import ROOT, VENV, WORK, Trouble, copy, home, libvirtd, run, say, venv, venv_env
 from results import Result, count_junit
 
@@ -55,11 +56,11 @@ def run_molecule(result: Result, *, full: bool, extra: list[str], timeout: float
     venv()
     place = copy("molecule")
     shipped = {"ANSIBLE_COLLECTIONS_PATH": str(place.parents[2]), "HOME": str(home())}
-    with libvirtd():
+    with libvirtd(), ceph.cluster():
         for scenario in scenarios:
             say(f"molecule: {scenario}")
             words = [VENV / "bin" / "molecule", "test", "--scenario-name", scenario, *extra]
-            env = {**venv_env(), **shipped, **_wanted(full)}
+            env = {**venv_env(), **shipped, **_wanted(full), "VIRT_STORAGE_CEPH": str(ceph.FOLDER)}
             try:
                 run(words, root=True, cwd=place, env=env, timeout=timeout)
             except Trouble as trouble:
