@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._backends.file import PRIVATE, FileVolumes
+from .._backends.lvm_group import find_group
+from .._backends.lvm_records import GroupStore
+from .._backends.lvm_thick import ThickVolumes
+from .._backends.lvm_thin import ThinVolumes
 from .._backends.perform import Parts
 from .._backends.rbd import RbdVolumes
 from .._ground.ceph import Cluster
@@ -21,6 +25,7 @@ from .._ground.command import Runner
 from .._ground.errors import NotFound, StorageError
 from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
+from .._ground.lvm import Lvm
 from .._ground.staging import staging_room
 from .._policy.plan import Fields
 from .._policy.pool_ceph import CephSource
@@ -131,4 +136,22 @@ def _ceph(definition: Definition, around: Surroundings, make: bool, bare: bool) 
     )
 
 
-KINDS: Mapping[str, Opener] = {"dir": _folder, "netfs": _folder, "rbd": _ceph}
+def _group(definition: Definition, around: Surroundings, make: bool, bare: bool) -> Parts:
+    runner, beat = around.runner, around.lease / 10
+    try:
+        group = find_group(Lvm(runner), definition.group)
+    except NotFound as error:
+        raise StorageError(error.message) from None
+    store = _records(
+        lambda: GroupStore.of(group, runner, beat, make=True),
+        lambda: GroupStore.of(group, runner, beat),
+        make=make,
+        bare=bare,
+    )
+    inherited = store.locks.inherited if isinstance(store, GroupStore) else tuple
+    kind = ThinVolumes if group.pool else ThickVolumes
+    room = staging_room(STAGING)
+    return Parts(store, kind(group, runner, inherited, around.host, staging=STAGING, staging_bytes=room))
+
+
+KINDS: Mapping[str, Opener] = {"dir": _folder, "netfs": _folder, "logical": _group, "rbd": _ceph}
