@@ -36,7 +36,7 @@ from results import Result, show
 from suites import SUITES, run_molecule, run_suite
 
 DEFAULT_PARTS = ("lint", "unit", "contract", "crash", "interleavings", "sanity", "integration", "molecule")
-FULL_PARTS = (*DEFAULT_PARTS, "netfs", "lvm")
+FULL_PARTS = (*DEFAULT_PARTS, "netfs", "lvm", "conversion")
 
 # Seconds after which the parts that are left are given up. The default parts take under 40 minutes on two free cores;
 # the bound leaves room for a machine that is shared.

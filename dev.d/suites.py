@@ -28,6 +28,7 @@ SUITES = {
     "interleavings": Suite("tests/explorer"),
     "integration": Suite("tests/integration", machine=True),
     "crash": Suite("tests/crash", machine=True),
+    "conversion": Suite("tests/conversion", machine=True),
     "netfs": Suite("tests/netfs", machine=True),
     "lvm": Suite("tests/lvm", machine=True),
 }

@@ -93,6 +93,10 @@ class Bed:
             drop_format(path)
         return path
 
+    def overlay_only(self, path: Path, base: Path, size: int) -> None:
+        """A qcow2 disk over ``base`` without data of its own."""
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", path, str(size))
+
     def info(self, folder: Path, **formats: str) -> None:
         """disk.info of an instance; ``disk_local`` stands for disk.local."""
         said = {str(folder / name.replace("_", ".", 1)): format for name, format in formats.items()}

@@ -80,9 +80,9 @@ class OldLayout:
         """Put old elements back: for each old path its element, and the volume that it was exchanged for."""
         return self._op("describe_back", guest, disks)
 
-    def restore_mode(self, path: str, native: str, mode: int, immutable: bool) -> Op[None]:
-        """A file that was sealed gets its mode and its flag back. Idempotent, durable."""
-        return self._op("restore_mode", path, native, mode, immutable)
+    def unseal(self, path: str, native: str, owner: tuple[int, int], mode: int, immutable: bool) -> Op[None]:
+        """A file that was sealed gets its owner and group, its mode and its flag back. Idempotent, durable."""
+        return self._op("unseal", path, native, owner, mode, immutable)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class BaseWish:
 
 
 async def take_base(pool: Pool, old: OldLayout, wish: BaseWish) -> Image:
-    """The image that the base becomes. Its mode stands in the journal before it is sealed."""
+    """The image that the base becomes. Its owner and mode stand in the journal before it is sealed."""
     entry, key, content = wish.entry, wish.entry.key, wish.content
     if content is None:
         facts = await old.content(entry.path, entry.native)

@@ -81,14 +81,14 @@ def _is_ours(pool: Pool, name: str) -> bool:
 
 
 async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, ...]:
-    """Take the image that was made of a base out of the pool, and give the base its mode back. What keeps the image,
-    where something does."""
+    """Take the image that was made of a base out of the pool, and give the base its owner and mode back. What keeps
+    the image, where something does."""
     await clear_unfinished(pool, entry)
     kept: list[str] = []
     for image, state in await images_of(pool, entry):
         kept += (await retire(pool, image, state)).kept_by
     if not kept:
-        await old.restore_mode(entry.path, entry.native, entry.mode, entry.immutable)
+        await old.unseal(entry.path, entry.native, (entry.uid, entry.gid), entry.mode, entry.immutable)
         await close(pool, entry)
     return tuple(kept)
 

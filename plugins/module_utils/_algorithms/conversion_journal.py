@@ -68,12 +68,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class BaseEntry:
-    """A base as it was found: its mode and whether it was immutable. ``key`` is that of the image that is copied from
-    it; one that is the same file is known by its inode, and has "" here."""
+    """A base as it was found: its owner, its mode and whether it was immutable. ``key`` is that of the image that is
+    copied from it; one that is the same file is known by its inode, and has "" here."""
 
     path: str
     native: str
     layout: str
+    uid: int
+    gid: int
     mode: int
     immutable: bool
     key: str = ""

@@ -171,10 +171,12 @@ def link(path: str, native: str, name: str) -> Outcome:
     return DONE if made else ALREADY
 
 
-def link_sealed(path: str, native: str, name: str) -> Outcome:
-    """Like ``link``, for a file that may be immutable, and so could not get another name."""
+def link_to_seal(path: str, native: str, name: str) -> Outcome:
+    """Like ``link``, for a file that is to be sealed: it becomes our own, for libvirt may have left it to the guests'
+    user; and where it is immutable, as it could get no other name, it is not so until it is sealed."""
     with opened(path, native) as descriptor:
         set_immutable(descriptor, False)
+        os.fchown(descriptor, os.geteuid(), os.getegid())
     return link(path, native, name)
 
 
@@ -197,10 +199,11 @@ def drop(path: str, native: str, twin: str) -> Outcome:
     return DONE
 
 
-def restore_mode(path: str, native: str, mode: int, immutable: bool) -> None:
-    """Give a file that was sealed its mode and its flag back. Idempotent, durable."""
+def unseal(path: str, native: str, owner: tuple[int, int], mode: int, immutable: bool) -> None:
+    """Give a file that was sealed its owner and group, its mode and its flag back. Idempotent, durable."""
     with opened(path, native) as descriptor:
         set_immutable(descriptor, False)
+        os.fchown(descriptor, *owner)
         os.fchmod(descriptor, mode)
         if immutable:
             set_immutable(descriptor, True)

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Sequence
+import os
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,6 @@ from .._algorithms.conversion_end import base_back, finalize_base, finalize_inst
 from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, Entry
 from .._algorithms.pool import Pool
 from .._ground.errors import StorageError
-from .._ground.libvirt_host import Use
 from .._ground.usage import users_of_files
 from .._policy.plan import Action, Fields, Plan
 from .._records.types import Disk, Image
@@ -117,18 +117,19 @@ def _records(host: Host, entry: Entry) -> list[Disk]:
 def _why_not_final(host: Host, entry: Entry) -> str:
     if entry.state not in (CONVERTED, FINALIZING):
         return "it is not wholly converted yet: stop it and convert it again"
-    paths = {disk.path for disk in entry.disks}
-    live = [use for use in _uses(host) if use.live and use.source in paths]
+    paths = {_name(disk.path) for disk in entry.disks}
+    live = [use for use in host.session.host.uses() if use.live and _name(use.source) in paths]
     if live:
         return f"it still runs from its old path ({live[0]}): stop it once"
     for guest, elements in host.guests:
-        if any(element.path in paths for element in elements):
+        if any(_name(element.path) in paths for element in elements):
             return f"the definition of {guest.name} names its old path again: convert it again"
     return ""
 
 
-def _uses(host: Host) -> Iterable[Use]:
-    return host.session.host.uses()
+def _name(path: str) -> str:
+    """A path by which a file is told from its other names: not the inode, which they share."""
+    return os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
 
 
 def _kept(host: Host, entry: BaseEntry, rolled: set[str]) -> bool:

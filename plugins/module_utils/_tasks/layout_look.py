@@ -276,7 +276,7 @@ def _base(found: FoundBase, told: Mapping[str, str], root: str, around: Around, 
     key = "" if format == "raw" and near else f"source:{path}#{facts.native}.{facts.modified}+{format}"
     entry = around.journal.bases.get(path)
     if entry is None or entry.native != facts.native:
-        entry = BaseEntry(path, facts.native, root, facts.mode, False, key)
+        entry = BaseEntry(path, facts.native, root, facts.uid, facts.gid, facts.mode, False, key)
     image = _image_of(entry, around)
     if not flaw:
         try:

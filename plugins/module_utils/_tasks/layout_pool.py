@@ -69,7 +69,7 @@ class _Linking:
         found = old_files.facts_of(content.path)
         if found is None or found.modified != content.facts["modified"]:
             raise StorageError(f"The file {content.path} was changed while it was read: stop what writes to it.")
-        outcome = old_files.link_sealed(content.path, content.native, self._volumes.location(volume).name)
+        outcome = old_files.link_to_seal(content.path, content.native, self._volumes.location(volume).name)
         if not outcome:
             raise StorageError(f"The file {content.path} cannot become an image: {outcome.why}.")
         return {"size": content.facts["size"], "content": content.facts["content"], "bytes_read": found.size}
@@ -138,9 +138,9 @@ class OldFiles:
         elements = disk_elements(self._host.guest(guest).xml, self.pools())
         self._redefine(guest, {each.text: old[each.path] for each in elements if each.path in old})
 
-    def restore_mode(self, path: str, native: str, mode: int, immutable: bool) -> None:
+    def unseal(self, path: str, native: str, owner: tuple[int, int], mode: int, immutable: bool) -> None:
         """See OldLayout."""
-        old_files.restore_mode(path, native, mode, immutable)
+        old_files.unseal(path, native, owner, mode, immutable)
 
     def chain(self, volumes: tuple[Volume, ...]) -> list[Link]:
         """Volumes as links of a definition."""
