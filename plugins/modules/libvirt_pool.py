@@ -153,7 +153,7 @@ options:
           - Libvirt's pools know no namespaces. The name of this one is kept as a text in the pool's definition, where
             only this collection reads it. Libvirt lists the default namespace, whose images the user has to be
             allowed to list for the pool to start.
-          - B(Guests of libvirt 9 cannot use a disk in a namespace.) Try it with yours.
+          - B(A guest cannot use a disk in a namespace where libvirt knows none), as libvirt 9 does not.
         type: str
       conf:
         description:

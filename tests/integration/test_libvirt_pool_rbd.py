@@ -256,6 +256,16 @@ def test_a_private_secret_is_left_to_libvirt_and_the_pool_gets_its_own(four, tas
     assert four("libvirt_pool", name=store.name, labels={"tier": "ceph"}).run["pool"]["labels"] == {"tier": "ceph"}
 
 
+def test_a_pool_whose_secret_is_gone_gets_its_own(four, refused, store, libvirtd):
+    foreign = store.foreign()
+    libvirtd.storagePoolLookupByName(store.name).destroy()
+    libvirtd.secretLookupByUUIDString(foreign).undefine()
+    said = refused("libvirt_pool", name=store.name)
+    assert foreign in said
+    assert "give libvirt_pool the key in rbd.keyring" in said
+    assert four("libvirt_pool", name=store.name, rbd=store.source()).run["pool"]["rbd"]["secret"] != foreign
+
+
 def test_a_changed_key_is_changed_in_the_secret_of_the_running_pool(four, task, refused, store, libvirtd):
     secret = task("libvirt_pool", labels={"tier": "ceph"}, **store.wanted())["pool"]["rbd"]["secret"]
     old = store.key

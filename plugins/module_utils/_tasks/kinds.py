@@ -33,7 +33,7 @@ from .._policy.pool_xml import Definition
 from .._records.contract import Listing
 from .._records.folder import FolderStore
 from .._records.omap import OmapStore
-from .pool_cluster import open_cluster
+from .pool_cluster import open_cluster, secret_of
 
 STAGING = "/var/lib/virt-storage/staging"
 """Where a source that needs random access is kept on its way into a pool that has no folder of its own."""
@@ -131,7 +131,7 @@ def _ceph(definition: Definition, around: Surroundings, make: bool, bare: bool) 
             Staging(STAGING, staging_room(STAGING)),
             namespace=ceph.namespace,
             host=around.host,
-            secret=ceph.secret or "",
+            secret=secret_of(around.host, ceph),
         ),
     )
 

@@ -65,7 +65,7 @@ def access(host: Host, ceph: CephSource) -> Access:
     if ceph.user is None:
         return Access(ceph.monitors, "", "")
     try:
-        key = ceph.key or host.secret_value(_secret(host, ceph))
+        key = ceph.key or host.secret_value(secret_of(host, ceph))
     except NotFound as error:
         raise StorageError(
             f"{error.message[:-1]}, and the pool's definition names it: give libvirt_pool the key in rbd.keyring or "
@@ -76,9 +76,7 @@ def access(host: Host, ceph: CephSource) -> Access:
 
 def obstacle(host: Host, ceph: CephSource) -> str:
     """Why libvirt cannot start a pool in the cluster; "" where it can, or where it alone can read the key."""
-    try:
-        access(host, ceph)
-    except StorageError:
+    if _is_private(host, ceph):
         return ""
     doing = f"list the images of pool {ceph.pool}, as libvirt does to start it"
     try:
@@ -98,14 +96,25 @@ def keys(host: Host, name: str, definition: Definition | None) -> Keys:
         users = tuple(dict.fromkeys(str(use) for use in host.uses() if use.secret == own))
     ceph = definition.ceph if definition else None
     try:
-        used = _value(host, _secret(host, ceph)) if ceph and ceph.user is not None else None
+        used = _value(host, secret_of(host, ceph)) if ceph and ceph.user is not None else None
     except NotFound:
         used = None
     return Keys(used, held, users)
 
 
-def _secret(host: Host, ceph: CephSource) -> str:
+def secret_of(host: Host, ceph: CephSource) -> str:
+    """The UUID of the secret with the user's key, "" where the cluster asks for none; NotFound where it is named by a
+    usage that no secret is for."""
+    if ceph.user is None:
+        return ""
     return ceph.secret or host.secret_of_usage(ceph.usage or "").uuid
+
+
+def _is_private(host: Host, ceph: CephSource) -> bool:
+    try:
+        return ceph.user is not None and not ceph.key and host.secret(secret_of(host, ceph)).private
+    except NotFound:
+        return False
 
 
 def _is_there(host: Host, uuid: str) -> bool:
