@@ -24,12 +24,13 @@ from typing import Any
 
 from .._ground.errors import Busy, StorageError
 from .._ground.ops import Facts, Op, Outcome
-from .._records.types import USABLE, Disk, Image, State, Volume, checked_instance
-from .cache import ImageWish, fill
+from .._records.types import USABLE, Disk, Image, State, Volume, checked_instance, taken_apart
+from .cache import ImageWish, fill, retire
 from .conversion_journal import CONVERTED, CONVERTING, WAITING, BaseEntry, DiskEntry, Entry, move, write
 from .disks import DiskWish, make
 from .pool import Pool, take_over
 
+_UNFINISHED = (State.FILLING, State.RETIRED, State.DELETING)
 STAGING = ".virt-storage/conversion/"
 """Names in the pool of files that are about to be adopted begin so."""
 
@@ -68,9 +69,10 @@ class OldLayout:
         """Let the header name the image. Atomic, durable, idempotent."""
         return self._op("point", path, native, image)
 
-    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None) -> Op[bool]:
-        """Put the old pointer back where the header names ``image``; False where it names something else."""
-        return self._op("point_back", path, native, pointer, image)
+    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> Op[bool]:
+        """Put the old pointer back where the header names ``image``; False where it names something else. ``blank``:
+        there was nothing behind it."""
+        return self._op("point_back", path, native, pointer, image, blank)
 
     def describe(self, guest: str, disks: tuple[tuple[str, tuple[Volume, ...]], ...]) -> Op[None]:
         """Spell out chains in the guest's definition: for each old path the disk's volume and what is under it."""
@@ -111,18 +113,21 @@ async def take_base(pool: Pool, old: OldLayout, wish: BaseWish) -> Image:
         content = Standing(entry.path, entry.native, facts)
         key = f"{facts['content']}+raw"
     await write(pool, entry)
-    cached = await fill(pool, ImageWish(key, wish.name, content, entry.source))
     await clear_unfinished(pool, entry)
-    return cached.image
+    return (await fill(pool, ImageWish(key, wish.name, content, entry.source))).image
 
 
 async def clear_unfinished(pool: Pool, entry: BaseEntry) -> None:
-    """Take back what a run that died had begun to make of a base."""
+    """End what a run that died had begun to make of a base, or to take back. Before anything new is sealed: with the
+    name of an image that is the same file its seal goes, too."""
     for record_id, state in (await pool.records.states()).states.items():
-        if state is State.FILLING:
+        if state in _UNFINISHED and taken_apart(record_id).image:
             record = await pool.records.read(record_id)
-            mine = isinstance(record, Image) and record.source == entry.source
-            if mine and await pool.records.pulse(record.owner) is None:
+            if not isinstance(record, Image) or record.source != entry.source:
+                continue
+            if state is not State.FILLING:
+                await retire(pool, record, state)
+            elif await pool.records.pulse(record.owner) is None:
                 await take_over(pool, record, state)
 
 

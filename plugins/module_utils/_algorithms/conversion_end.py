@@ -43,7 +43,7 @@ async def _disk_back(
         _done(await old.give_back(found[0].volume, disk.native, disk.path), entry, disk)
     if disk.pointer is not None:
         image = _image_volume(pool, disk.image)
-        await old.point_back(disk.path, disk.native, dict(disk.pointer), image)
+        await old.point_back(disk.path, disk.native, dict(disk.pointer), image, disk.blank)
     if found is not None:
         await _end(pool, *found)
     for name, native in (await pool.volumes.inventory()).items():

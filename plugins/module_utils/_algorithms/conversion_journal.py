@@ -35,7 +35,7 @@ _INSTANCE, _BASE = "instance+", "base+"
 @dataclass(frozen=True)
 class DiskEntry:
     """A disk as it was found, which is what it goes back to. ``pointer`` are the fields of its backing pointer,
-    ``definition`` the element of the guest's definition, "" where there was none. ``out`` tells that its old name may
+    ``blank`` tells that nothing was behind it in the header, ``definition`` the element of the guest's definition, "" where there was none. ``out`` tells that its old name may
     stay until the end; otherwise it goes at once. Size in bytes."""
 
     role: str
@@ -46,6 +46,7 @@ class DiskEntry:
     base: str = ""
     image: str = ""
     pointer: Mapping[str, Any] | None = None
+    blank: bool = False
     definition: str = ""
     out: bool = True
 

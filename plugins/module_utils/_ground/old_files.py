@@ -55,11 +55,13 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Overlay:
-    """The header of a qcow2 file: the size of the disk in bytes, its pointer, and what forbids to take it over."""
+    """The header of a qcow2 file: the size of the disk in bytes, its pointer, and what forbids to take it over.
+    ``blank`` tells that there are only zeroes behind what the header cluster says."""
 
     size: int
     pointer: Pointer
     flaw: str
+    blank: bool
 
 
 def facts_of(path: str) -> FileFacts | None:
@@ -113,6 +115,7 @@ def read_overlay(path: str, native: str) -> Overlay:
     """The header of the file that all who know say is qcow2; LostMetadata where it has none."""
     with _opened(path, os.O_RDONLY, native) as descriptor:
         header, pointer = qcow2.read_header(descriptor, path), read_pointer(descriptor, path)
+        blank = not any(_behind(descriptor, path)[1])
     flaw = ""
     if header.incompatible & qcow2.DATA_FILE:
         flaw = "its data is in another file, which its header names"
@@ -120,7 +123,16 @@ def read_overlay(path: str, native: str) -> Overlay:
         flaw = "qemu marked it as corrupt"
     elif header.crypt_method:
         flaw = "it is encrypted"
-    return Overlay(header.virtual_size, pointer, flaw)
+    return Overlay(header.virtual_size, pointer, flaw, blank)
+
+
+def _behind(descriptor: int, path: str) -> tuple[int, bytes]:
+    """Where what the header cluster says ends, and the bytes from there on."""
+    cluster = qcow2.read_cluster(descriptor, path)
+    header = qcow2.parse_header(cluster, path)
+    name = header.backing_offset + len(os.fsencode(header.backing_file or ""))
+    end = max(header.length, header.extensions_end + len(qcow2.pack_extensions(())), name)
+    return end, cluster[end:]
 
 
 @contextlib.contextmanager
@@ -224,7 +236,12 @@ def point(path: str, native: str, backing: str) -> None:
         write_backing(descriptor, backing, "raw", path)
 
 
-def point_back(path: str, native: str, pointer: Pointer) -> None:
-    """Put back the pointer that the qcow2 file had. Atomic, durable, idempotent."""
+def point_back(path: str, native: str, pointer: Pointer, *, blank: bool) -> None:
+    """Put back the pointer that the qcow2 file had. Atomic, durable, idempotent. Where there was nothing behind it,
+    what a change that was broken off left there goes."""
     with _opened(path, os.O_RDWR, native) as descriptor:
         restore_pointer(descriptor, pointer, path)
+        end, rest = _behind(descriptor, path)
+        if blank and any(rest):
+            qcow2.pwrite(descriptor, bytes(len(rest)), end)
+            os.fdatasync(descriptor)

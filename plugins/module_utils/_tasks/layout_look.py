@@ -261,9 +261,19 @@ def _entry(found: FoundDisk, old: OldDisk, overlay: Overlay | None, entry: Entry
     definition = next((each.text for guest, each in _elements(found.facts, around) if guest.xml), "")
     if kept is not None:
         return kept if kept.definition else replace(kept, definition=definition if not old.record else "")
-    pointer = overlay.pointer.__dict__ if overlay is not None and old.base else None
-    native = found.facts.native
-    return DiskEntry(old.role, old.path, native, old.format, old.size, old.base, "", pointer, definition, old.out)
+    on_base = overlay if overlay is not None and old.base else None
+    return DiskEntry(
+        role=old.role,
+        path=old.path,
+        native=found.facts.native,
+        format=old.format,
+        size=old.size,
+        base=old.base,
+        pointer=on_base.pointer.__dict__ if on_base else None,
+        blank=on_base is not None and on_base.blank,
+        definition=definition,
+        out=old.out,
+    )
 
 
 # Bases

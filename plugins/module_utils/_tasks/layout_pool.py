@@ -48,6 +48,7 @@ class ConvertingSession(Session):
     def convert_into(self, name: str) -> None:
         """Have the operations on old layouts performed for the pool, which is open."""
         parts = self._parts[name]
+        parts.volumes.prepare()  # whoever began the records may have died before
         volumes = _Linking(parts.volumes)
         self._parts[name] = ConvertingParts(parts.records, volumes, OldFiles(parts.volumes, self.host))
 
@@ -119,12 +120,13 @@ class OldFiles:
         """See OldLayout. The image is named by its absolute path: both names of the disk lead to it."""
         old_files.point(path, native, self._path(image.name))
 
-    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None) -> bool:
+    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> bool:
         """See OldLayout."""
-        named = old_files.read_overlay(path, native).pointer.backing_file
-        if image is None or named is None or os.path.join(os.path.dirname(path), named) != self._path(image.name):
+        old, now = Pointer(**pointer), old_files.read_overlay(path, native).pointer
+        named = os.path.join(os.path.dirname(path), now.backing_file or "")
+        if now != old and (image is None or named != self._path(image.name)):
             return False
-        old_files.point_back(path, native, Pointer(**pointer))
+        old_files.point_back(path, native, old, blank=blank)
         return True
 
     def describe(self, guest: str, disks: tuple[tuple[str, tuple[Volume, ...]], ...]) -> None:
