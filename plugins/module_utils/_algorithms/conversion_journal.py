@@ -34,9 +34,10 @@ _INSTANCE, _BASE = "instance+", "base+"
 
 @dataclass(frozen=True)
 class DiskEntry:
-    """A disk as it was found, which is what it goes back to. ``pointer`` are the fields of its backing pointer,
-    ``blank`` tells that nothing was behind it in the header, ``definition`` the element of the guest's definition, "" where there was none. ``out`` tells that its old name may
-    stay until the end; otherwise it goes at once. Size in bytes."""
+    """A disk as it was found, which is what it goes back to. ``pointer`` are the fields of its backing pointer, and
+    ``blank`` tells that nothing was behind it in the header. ``definition`` is the element of the guest's definition,
+    "" where there was none. ``out`` tells that its old name may stay until the end; otherwise it goes at once. Size in
+    bytes."""
 
     role: str
     path: str
