@@ -28,8 +28,8 @@ attributes:
     details:
       - The labels and cache limits of a pool of O(type=netfs) that is not mounted cannot be read. Where they are asked
         for together with its start, both check mode and the run show them as set.
-      - A missing parent folder of O(path), O(rbd.conf) or O(rbd.keyring) is a warning in check mode, because an earlier
-        task may make it, and an error in a run. What such a file would say is then not known.
+      - A missing parent folder of O(path) and a missing O(rbd.conf) or O(rbd.keyring) are warnings in check mode,
+        because an earlier task may make them, and errors in a run. What such a file would say is then not known.
   diff_mode:
     support: full
   idempotent:

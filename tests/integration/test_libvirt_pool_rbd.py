@@ -195,6 +195,19 @@ def test_monitors_and_a_key_that_are_given_need_no_files(four, play, store, libv
     assert key_in(libvirtd, results.run["pool"]["rbd"]["secret"]) == store.key
 
 
+def test_the_role_takes_the_key_beside_the_pools_and_shows_it_nowhere(play, store, libvirtd):
+    source = {"pool": store.pool, "monitors": [ceph.monitor()], "user": store.user}
+    variables = {
+        **{f"storage_pool_{name}": False for name in ("manage_packages", "manage_service", "use_venv")},
+        "storage_pool_pools": [{"name": store.name, "type": "rbd", "rbd": source, "labels": {"tier": "ceph"}}],
+        "storage_pool_ceph_keys": {store.name: store.key},
+    }
+    shown = play([{"ansible.builtin.include_role": {"name": "virt.storage.storage_pool"}}], variables=variables)
+    assert f"start pool {store.name}" in json.dumps(shown)
+    assert store.key not in json.dumps(shown)
+    assert libvirtd.storagePoolLookupByName(store.name).isActive()
+
+
 def test_labels_and_limits_are_kept_in_the_cluster(four, task, store):
     task("libvirt_pool", **store.wanted())
     labels, cache = {"tier": "ceph"}, {"max_count": 3}

@@ -164,15 +164,14 @@ def checked_monitor(text: str) -> str:
 
 
 def checked_key(text: str, whose: str) -> str:
-    """A cephx key, or `BadInput`, which does not show it. ``whose`` begins the sentence."""
-    key = text.strip()
+    """A cephx key as it comes back from libvirt, or `BadInput`, which does not show it. ``whose`` begins the sentence."""
     try:
-        usable = len(base64.b64decode(key, validate=True)) > 12
+        key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
-        usable = False
-    if not usable:
+        key = b""
+    if len(key) <= 12:
         raise BadInput(f"{whose} holds no key of Ceph, which is base64 such as 'ceph auth get-key' prints.")
-    return key
+    return base64.b64encode(key).decode()
 
 
 def split(monitor: str) -> tuple[str, str]:
