@@ -248,7 +248,7 @@ EXAMPLES = r"""
         pinned: true
 # actions:
 #   - bring image debian-12 into pool ssd (qcow2 from https://cloud.debian.org/images/cloud/...)
-#   - copy image debian-12 from pool ssd into pool hdd
+#   - bring image debian-12 into pool hdd by what is read for pool ssd
 
 - name: An image that is built every night, taken anew when it has changed
   virt.storage.cached_image:
@@ -301,7 +301,7 @@ actions:
   elements: str
   sample:
     - bring image debian-12 into pool ssd (qcow2 from /srv/images/debian-12.qcow2, 408.2 MiB)
-    - copy image debian-12 from pool ssd into pool hdd
+    - bring image debian-12 into pool hdd by what is read for pool ssd
 plan:
   description: The same steps in parts.
   returned: success
@@ -319,7 +319,7 @@ plan:
     sentence:
       description: The step as in RV(actions).
       type: str
-      sample: copy image debian-12 from pool ssd into pool hdd
+      sample: bring image debian-12 into pool hdd by what is read for pool ssd
     bytes_to_read:
       description: How many bytes the step reads, estimated. V(0) when nobody can tell before.
       type: int

@@ -404,9 +404,9 @@ def test_one_read_serves_every_pool(four, task, place, pool, web):
     results = four("cached_image", pools=[pool["name"], other["name"], pool["name"]], images=images)
     assert results.run["actions"] == [
         f"bring image web into pool {pool['name']} (raw from {web.url('/disk.raw')})",
-        f"copy image web from pool {pool['name']} into pool {other['name']}",
+        f"bring image web into pool {other['name']} by what is read for pool {pool['name']}",
     ]
-    assert [step["strategy"] for step in results.run["plan"]] == ["source", "sibling"]
+    assert [step["strategy"] for step in results.run["plan"]] == ["source", "shared"]
     assert len(web.requests) == 1
     first, second = results.run["images"]
     assert (first["pool"], second["pool"]) == (pool["name"], other["name"])
@@ -417,6 +417,24 @@ def test_one_read_serves_every_pool(four, task, place, pool, web):
     # A pool that comes later copies from whichever has it, also where it is named first.
     results = four("cached_image", pools=[third["name"], other["name"]], images=images)
     assert results.run["actions"] == [f"copy image web from pool {other['name']} into pool {third['name']}"]
+    assert len(web.requests) == 1
+
+
+def test_a_pool_that_is_full_does_not_spoil_the_others(task, four, place, pool, small, web):
+    other = task("libvirt_pool", type="dir", **place.pool())["pool"]
+    body = random.Random(4).randbytes(64 * MIB)
+    web.answers["/disk.raw"] = served(body)
+    wanted = {"images": [image("web", web.url("/disk.raw"))]}
+    told = fails(task, pools=[pool["name"], small["name"], other["name"]], **wanted)
+    assert f"The pool folder {small['path']} is full" in told["msg"]
+    assert told["done"] == [
+        f"bring image web into pool {pool['name']} (raw from {web.url('/disk.raw')})",
+        f"bring image web into pool {other['name']} by what is read for pool {pool['name']}",
+    ]
+    assert len(web.requests) == 1
+    assert volumes(small) == []
+    for each in four("cached_image", pools=[pool["name"], other["name"]], **wanted).run["images"]:
+        assert data(each) == body
     assert len(web.requests) == 1
 
 

@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .._ground.contents import Content, RawReader
+from .._ground.contents import Content, Means, RawReader
+from .._ground.intake import Sink
 from .._ground.ops import Facts, Op, Outcome
 from .._policy.disk_xml import Location
 from .._records.types import Volume
@@ -206,6 +207,9 @@ class Backend(Protocol):
 
     def route(self, content: Content) -> Route:
         """How ``fill`` would bring a content in."""
+
+    def filling(self, volume: Volume) -> AbstractContextManager[tuple[Sink, Means]]:
+        """A new volume for a content to be poured into, and what that may use. Durable after the block."""
 
     def reading(self, volume: Volume) -> AbstractContextManager[RawReader]:
         """A sealed image, open for reading; raises NotFound where there is none."""

@@ -30,21 +30,21 @@ from .._ground.command import Limits, Runner
 from .._ground.contents import Content, FileReader, FileSink, Incoming, Means, RawReader
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
-from .._ground.extents import copy_data, share_extents
+from .._ground.extents import share_extents
 from .._ground.immutable import is_immutable, set_immutable
-from .._ground.intake import Staging
+from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
-from .._ground.qcow2 import overlay_image, read_header, read_size, write_pieces
+from .._ground.qcow2 import read_header, read_size
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
 from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
 from .folder import Folder
+from .new_files import NO_REFLINK, NewFiles, rounded
 
 PRIVATE = ".virt-storage"
-SECTOR = 512
 CAPABILITIES = Capabilities(
     backend="file",
     image_name=PRIVATE + "/images/{id}.raw",
@@ -58,7 +58,6 @@ CAPABILITIES = Capabilities(
     independent=frozenset({"reflink", "copy"}),
     moves_adopted=frozenset({"raw"}),
 )
-_NO_REFLINK = "the file system of the pool cannot share extents: use overlay or copy"
 _CHANGING = Limits(wall_seconds=24 * 3600)
 
 
@@ -78,6 +77,7 @@ class FileVolumes:
         self.root = root
         self._folder = Folder(root)
         self._runner, self._inherit, self._host, self._beat = runner, inherit, host, beat
+        self._new = NewFiles(self._folder, self.stat, beat)
         self._staging = Staging(self._folder.path(PRIVATE + "/staging"), staging_bytes)
 
     def prepare(self) -> None:
@@ -123,7 +123,7 @@ class FileVolumes:
         if how != "reflink":
             return ""
         with tempfile.TemporaryFile(dir=self.root) as one, tempfile.TemporaryFile(dir=self.root) as other:
-            return "" if share_extents(one.fileno(), other.fileno()) else _NO_REFLINK
+            return "" if share_extents(one.fileno(), other.fileno()) else NO_REFLINK
 
     def route(self, content: Content) -> Route:
         """See Backend."""
@@ -208,7 +208,7 @@ class FileVolumes:
 
     def allocate_all(self, batch: Sequence[tuple[Volume, int]]) -> list[Outcome]:
         """Blank files, one sync for all."""
-        return self._make([(volume, None, size) for volume, size in batch])
+        return self._new.make([(volume, None, size) for volume, size in batch])
 
     def allocate(self, volume: Volume, size: int) -> Outcome:
         """See the contract."""
@@ -217,9 +217,9 @@ class FileVolumes:
     def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
         """Overlays in one batch, one sync for all; other ways one by one."""
         overlays = [(volume, image, size) for image, volume, size, how in batch if how == "overlay"]
-        made = iter(self._make(overlays))
+        made = iter(self._new.make(overlays))
         return [
-            next(made) if how == "overlay" else self._copy(image, volume, size, how)
+            next(made) if how == "overlay" else self._new.copy(image, volume, size, how)
             for image, volume, size, how in batch
         ]
 
@@ -229,12 +229,16 @@ class FileVolumes:
 
     def fill(self, volume: Volume, content: Content) -> Facts:
         """See the contract."""
+        with self.filling(volume) as (sink, means):
+            return content.pour([sink], means)
+
+    @contextlib.contextmanager
+    def filling(self, volume: Volume) -> Iterator[tuple[Sink, Means]]:
+        """See Backend."""
+        path = self._folder.path(volume.name)
         with self._folder.new(volume) as descriptor:
-            sink = FileSink(descriptor, self._folder.path(volume.name))
-            means = Means(self._runner, self._staging, self._beat, tuple(self._inherit()))
-            facts = content.pour([sink], means)
-        sync_folder(os.path.dirname(self._folder.path(volume.name)))
-        return facts
+            yield FileSink(descriptor, path), Means(self._runner, self._staging, self._beat, tuple(self._inherit()))
+        sync_folder(os.path.dirname(path))
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""
@@ -243,76 +247,6 @@ class FileVolumes:
                 os.fchmod(descriptor, 0o444)
             set_immutable(descriptor, True)
             os.fsync(descriptor)
-        return DONE
-
-    def _make(self, batch: Sequence[tuple[Volume, Volume | None, int]]) -> list[Outcome]:
-        """New qcow2 files, with or without an image under them; raw ones only without. All or none: whoever tries
-        again after a failure must not take a file that is cut short, or not durable, for one that is made."""
-        outcomes: list[Outcome] = []
-        made: list[str] = []
-        sizes: dict[str, int] = {}
-        try:
-            for volume, image, size in batch:
-                outcome = DONE if image is None else self._fits(image, size, sizes)
-                if outcome:
-                    outcome = self._make_one(volume, image, size)
-                if outcome is DONE:
-                    made.append(self._folder.path(volume.name))
-                outcomes.append(outcome)
-            sync_files(made)
-            for folder in {os.path.dirname(path) for path in made}:
-                sync_folder(folder)
-        except (OSError, StorageError):
-            for path in made:
-                os.unlink(path)
-            raise
-        return outcomes
-
-    def _make_one(self, volume: Volume, image: Volume | None, size: int) -> Outcome:
-        """Write one new file; nothing is synced."""
-        try:
-            with self._folder.new(volume) as descriptor:
-                if volume.format == "qcow2":
-                    write_pieces(descriptor, overlay_image(size, None if image is None else self._below(volume, image)))
-                else:
-                    os.ftruncate(descriptor, rounded(size))
-        except FileExistsError:
-            return ALREADY  # the name is fresh: we made it ourselves
-        return DONE
-
-    def _below(self, volume: Volume, image: Volume) -> str:
-        """How ``volume`` names its image: from its own folder, so that the pool can be mounted elsewhere."""
-        path = os.path.relpath(self._folder.path(image.name), os.path.dirname(self._folder.path(volume.name)))
-        return path if path.startswith("../") else "./" + path
-
-    def _fits(self, image: Volume, size: int, sizes: dict[str, int]) -> Outcome:
-        """Whether a disk of ``size`` can stand on the image; each image is looked at once a batch."""
-        if image.name not in sizes:
-            stat_now = self.stat(image)
-            sizes[image.name] = -1 if stat_now is None else stat_now.size
-        if sizes[image.name] < 0:
-            return refused(f"the image {image} has no volume")
-        if sizes[image.name] > size:
-            return refused(f"the image {image} has {sizes[image.name]} bytes, more than the {size} asked for")
-        return DONE
-
-    def _copy(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
-        fits = self._fits(image, size, {})
-        if not fits:
-            return fits
-        path = self._folder.path(volume.name)
-        try:
-            with self._folder.open(image, os.O_RDONLY) as source, self._folder.new(volume) as descriptor:
-                if how == "copy":
-                    copy_data(source, descriptor, self._beat)
-                elif not share_extents(source, descriptor):
-                    os.unlink(path)
-                    return refused(_NO_REFLINK)
-                os.ftruncate(descriptor, rounded(size))
-                os.fsync(descriptor)
-        except FileExistsError:
-            return ALREADY  # the name is fresh: we made it ourselves
-        sync_folder(os.path.dirname(path))
         return DONE
 
     # Changing
@@ -411,8 +345,3 @@ class FileVolumes:
 
     def _run(self, argv: Sequence[str]) -> None:
         self._runner.run(argv, limits=_CHANGING, pass_fds=tuple(self._inherit()), beat=self._beat)
-
-
-def rounded(size: int) -> int:
-    """``size`` bytes as whole sectors."""
-    return -(-size // SECTOR) * SECTOR

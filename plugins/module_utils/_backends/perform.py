@@ -9,6 +9,9 @@
 Like operations of many tasks become one call of the store or the backend, where it offers one (``<name>_all``), and
 share its sync. Reads that are alike share one answer. Where a batch fails, its operations are done one by one, so
 that only those fail that cannot be done: every primitive may be repeated, and a swap that had worked is settled.
+
+Fills come last, when every task has come to its own or waits for somebody else's: so volumes in several pools that
+get the same content are filled from one read.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from .._ground.errors import StorageError
 from .._ground.ops import Op
 from .._ground.os_errors import told
 from .._records.types import SUFFIX_LENGTH
+from .together import Filled, fill_together
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 
@@ -70,21 +74,50 @@ class Performer:
 
     def __call__(self, waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
         groups: dict[tuple[str, str, str], dict[int, Op[Any]]] = {}
+        fills: dict[int, Op[Any]] = {}
         sleeping: dict[int, Op[Any]] = {}
         for number, op in waiting.items():
             if op.writes and not self._write and op.part != "host":
                 raise AssertionError(f"a check run came to {op}")
             if op.part == "host" and op.primitive == "sleep":
                 sleeping[number] = op
+            elif op.part == "volumes" and op.primitive == "fill":
+                fills[number] = op
             else:
                 groups.setdefault((op.pool, op.part, op.primitive), {})[number] = op
         replies: dict[int, Reply] = {}
         for (pool, part, primitive), ops in groups.items():
             replies.update(self._group(self._target(pool, part), primitive, ops))
-        if sleeping:
+        if not replies and fills:  # nobody else gets there any more before somebody has filled
+            replies.update(self._fill(fills))
+        elif not replies and sleeping:
             self._host.sleep(min(op.args[0] for op in sleeping.values()))
             replies.update({number: Answer(None) for number in sleeping})
         return replies
+
+    def _fill(self, fills: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
+        """Fill volumes; those of several pools that get the same content, from one read of it."""
+        replies: dict[int, Reply] = {}
+        for number, op in fills.items():
+            if number in replies:
+                continue
+            company = {n: other for n, other in fills.items() if n not in replies and self._joins(op, other)}
+            if len(company) < 2:
+                replies[number] = _perform(self._target(op.pool, op.part).fill, op)
+                continue
+            parts = [(self._target(each.pool, each.part), each.args[0]) for each in company.values()]
+            for n, filled in zip(company, fill_together(parts, op.args[1])):
+                replies[n] = _replied(filled)
+        return replies
+
+    def _joins(self, op: Op[Any], other: Op[Any]) -> bool:
+        """Whether two volumes are filled by reading the same."""
+        content = op.args[1]
+        return other is op or (
+            other.pool != op.pool
+            and bool(other.args[1] == content)
+            and all(self._target(each.pool, each.part).route(content).strategy == "source" for each in (op, other))
+        )
 
     def _target(self, pool: str, part: str) -> Any:
         return self._host if part == "host" else getattr(self._pools[pool], part)
@@ -108,6 +141,12 @@ class Performer:
                     shared[op.args] = _perform(single, op)
                 replies[number] = shared[op.args]
         return replies
+
+
+def _replied(filled: Filled) -> Reply:
+    if isinstance(filled, OSError):
+        return Failure(told(filled))
+    return Failure(filled) if isinstance(filled, Exception) else Answer(filled)
 
 
 def _perform(single: Callable[..., Any], op: Op[Any]) -> Reply:

@@ -27,10 +27,10 @@ from .._ground.command import Runner
 from .._ground.contents import Content, Incoming, Means, RawReader
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.inspection import round_up
-from .._ground.intake import Staging
+from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host, Use
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
-from .._ground.rbd_image import RbdReader, RbdSink, allocated
+from .._ground.rbd_image import RbdReader, RbdSink, allocated, flatten, has_invalid_map, parent_of
 from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.staging import sweep_staging
 from .._policy.disk_xml import Location
@@ -40,9 +40,10 @@ from .rbd_pool import SNAPSHOT, RbdPool, is_sealed
 from .rbd_removal import Removal
 
 try:
+    import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import rbd  # type: ignore[import-not-found,import-untyped,unused-ignore]
 except ImportError:
-    rbd = None
+    rados = rbd = None
 
 R = TypeVar("R")
 
@@ -75,7 +76,10 @@ class RbdVolumes:
         self._secret, self._patience = secret, patience
 
     def prepare(self) -> None:
-        """See Backend."""
+        """See Backend. Librbd removes images by way of the trash, which a pool that is full could not begin then."""
+        with told("make the trash"), rados.WriteOpCtx() as op:
+            op.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
+            self._pool.ioctx.operate_write_op(op, "rbd_trash")
         os.makedirs(self._staging.directory, mode=0o700, exist_ok=True)
         os.chmod(self._staging.directory, 0o700)
 
@@ -164,12 +168,11 @@ class RbdVolumes:
     def pointer(self, volume: Volume) -> str | None:
         """See the contract. An image of this pool by its name, anything else as ``pool/image@snapshot``."""
         with self._pool.open(volume) as image:
-            try:
-                parent = image.get_parent_image_spec()
-            except rbd.ImageNotFound:
-                return None
+            parent = parent_of(image)
+        if parent is None:
+            return None
         where = (parent["pool_name"], parent["pool_namespace"])
-        name, snapshot = str(parent["image_name"]), parent["snap_name"]
+        name, snapshot = parent["image_name"], parent["snap_name"]
         if where == (self._pool.name, self._pool.namespace) and snapshot == SNAPSHOT:
             return name
         return "/".join(filter(None, (*where, f"{name}@{snapshot}")))
@@ -294,12 +297,17 @@ class RbdVolumes:
             facts = self._clone_snapshot(volume, content)
             if facts is not None:
                 return facts
+        with self.filling(volume) as (sink, means):
+            return content.pour([sink], means)
+
+    @contextlib.contextmanager
+    def filling(self, volume: Volume) -> Iterator[tuple[Sink, Means]]:
+        """See Backend."""
         shown = self._pool.spec(volume.name)
         with told(f"make the image {shown}"):
             rbd.RBD().create(self._pool.ioctx, volume.name, 0)
-        means = Means(self._runner, self._staging, self._beat, ())
         with self._pool.open(volume, "write", writable=True) as image:
-            return content.pour([RbdSink(image, shown)], means)
+            yield RbdSink(image, shown), Means(self._runner, self._staging, self._beat, ())
 
     def _clone_snapshot(self, volume: Volume, source: RbdSnapshot) -> Facts | None:
         """Clone a snapshot of this very cluster; None where it has to be copied."""
@@ -344,14 +352,15 @@ class RbdVolumes:
         return DONE
 
     def flatten(self, volume: Volume) -> Outcome:
-        """See the contract. The pointer to the image goes last."""
-        if self.pointer(volume) is None:
-            return ALREADY
+        """See the contract."""
+        with self._pool.open(volume) as image:
+            if parent_of(image) is None and not has_invalid_map(image):
+                return ALREADY
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
         with self._pool.open(volume, "flatten", writable=True) as image:
-            image.flatten()
+            flatten(image)
         return DONE
 
     def adopt(self, found: str, volume: Volume) -> Outcome:

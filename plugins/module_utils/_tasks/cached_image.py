@@ -95,7 +95,7 @@ def _present(session: Session, params: Fields) -> Fields:
 def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str], Plan]:
     """The steps that give every pool every wanted image, by the names of both. Pure.
 
-    A source is read for one pool, and for one name; the others copy from that, or share its image.
+    A source is read once for all pools that need it, and for one name; other names share its image.
     """
     plans = {}
     for number, site in enumerate(sites):
@@ -107,24 +107,37 @@ def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str
                 steps = _plan_share(site.name, want, standing, brought[want.key])
             else:
                 ready = [other.name for other in sites if other.standings[place].image is not None]
-                from_pool = next(iter([*ready, *(other.name for other in sites[:number])]), "")
-                steps = _plan_fill(site.name, want, standing, from_pool, site.routes[place])
+                readers = [other.name for other in sites[:number] if other.routes[place].strategy == "source"]
+                steps = _plan_fill(site.name, want, standing, _Ways(site.routes[place], ready[:1], readers[:1]))
             plans[site.name, want.name] = steps
     return plans
 
 
-def _plan_fill(pool: str, want: Wanted, have: Standing, from_pool: str, route: Route) -> Plan:
-    what = f"image {want.name} in pool {pool}"
+@dataclass(frozen=True)
+class _Ways:
+    """How an image can come into a pool: by itself, from a pool that has it, or by what is read for another one."""
+
+    route: Route
+    ready: Sequence[str]
+    readers: Sequence[str]
+
+
+def _plan_fill(pool: str, want: Wanted, have: Standing, ways: _Ways) -> Plan:
+    what, route = f"image {want.name} in pool {pool}", ways.route
     amount = f", {in_words(want.source_size)}" if want.source_size else ""
     staged = f", kept in {route.staging} on its way" if route.staging else ""
     sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount}{staged})"
     strategy, reason, size = route.strategy, route.reason or None, want.source_size
+    read = size
     if strategy == "clone":
         sentence = f"clone image {want.name} into pool {pool} from {want.spec.shown}"
-    elif from_pool:
-        sentence = f"copy image {want.name} from pool {from_pool} into pool {pool}"
-        strategy, reason = "sibling", f"pool {from_pool} has it by then, so that its source need not be read"
-    action = Action("fill", what, sentence, bytes_to_read=size, bytes_to_write=size, strategy=strategy, reason=reason)
+    elif ways.ready:
+        sentence = f"copy image {want.name} from pool {ways.ready[0]} into pool {pool}"
+        strategy, reason = "sibling", f"pool {ways.ready[0]} has it, so that its source need not be read"
+    elif ways.readers:
+        sentence = f"bring image {want.name} into pool {pool} by what is read for pool {ways.readers[0]}"
+        strategy, reason, read = "shared", f"its source is read once, for pool {ways.readers[0]}, too", 0
+    action = Action("fill", what, sentence, bytes_to_read=read, bytes_to_write=size, strategy=strategy, reason=reason)
     return Plan((action,), *_difference(what, want, have))
 
 
@@ -193,53 +206,71 @@ async def _standings(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:
 def _carry_out(
     session: Session, wanted: Sequence[Wanted], sites: Sequence[Site], plans: Mapping[tuple[str, str], Plan]
 ) -> None:
-    """Do what the plans say, pool by pool. An error tells under ``done`` what was done before it."""
-    ready: dict[str, tuple[Pool, Image]] = {}
+    """Do what the plans say, in all pools side by side. An error tells under ``done`` what was done."""
+    siblings = _siblings(session, wanted, sites)
+    jobs = [
+        Job(site.pool, want, have, siblings.get(want.name), plans[site.name, want.name])
+        for site in sites
+        for want, have in zip(wanted, site.standings)
+        if site.pool is not None and plans[site.name, want.name].changed
+    ]
+    done: list[str] = []
+    for turn in _by_turns(jobs):
+        ended = session.work_in([(job.pool, _provide(session, job)) for job in turn])
+        for job, end in zip(turn, ended):
+            if end.error is None:
+                done += [action.sentence for action in job.plan.actions]
+            elif isinstance(end.error, StorageError):
+                end.error.facts.setdefault("done", done)
+        first_error(ended)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one pool needs done for one image; ``sibling`` is that image in a pool that has it, as a source."""
+
+    pool: Pool
+    want: Wanted
+    have: Standing
+    sibling: Sibling | None
+    plan: Plan
+
+
+def _siblings(session: Session, wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[str, Sibling]:
+    """For each image that a pool of the task has already, that as a source: the same one for all the others."""
+    found: dict[str, Sibling] = {}
     for site in sites:
         for want, have in zip(wanted, site.standings):
-            if site.pool is not None and have.image is not None:
-                ready.setdefault(want.name, (site.pool, have.image))
-    done: list[str] = []
-    for site in sites:
-        todo = [(want, have) for want, have in zip(wanted, site.standings) if plans[site.name, want.name].changed]
-        if site.pool is None or not todo:
-            continue
-        pool = site.pool
-        for part in _by_turns(todo):
-            ended = session.work(pool, [_provide(session, pool, *each, ready.get(each[0].name)) for each in part])
-            for (want, _have), end in zip(part, ended):
-                if end.error is None:
-                    ready.setdefault(want.name, (pool, end.value))
-                    done += [action.sentence for action in plans[site.name, want.name].actions]
-                elif isinstance(end.error, StorageError):
-                    end.error.facts.setdefault("done", done)
-            first_error(ended)
+            if site.pool is not None and have.image is not None and want.name not in found:
+                sibling = session.run(_sibling(session, site.pool, have.image))
+                if sibling is not None:
+                    found[want.name] = sibling
+    return found
 
 
-def _by_turns(todo: Sequence[tuple[Wanted, Standing]]) -> list[list[tuple[Wanted, Standing]]]:
-    """What can be done side by side. Of names that bring in one image the others come after the first, and find it."""
-    first: list[tuple[Wanted, Standing]] = []
-    after: list[tuple[Wanted, Standing]] = []
+def _by_turns(jobs: Sequence[Job]) -> list[list[Job]]:
+    """What can be done side by side. Of names that bring one image into a pool the others come after the first, and
+    find it."""
+    first: list[Job] = []
+    after: list[Job] = []
     keys = set()
-    for want, have in todo:
-        (after if have.image is None and want.key in keys else first).append((want, have))
-        keys.add(want.key)
+    for job in jobs:
+        key = (job.pool.name, job.want.key)
+        (after if job.have.image is None and key in keys else first).append(job)
+        keys.add(key)
     return [turn for turn in (first, after) if turn]
 
 
-async def _provide(
-    session: Session, pool: Pool, want: Wanted, have: Standing, elsewhere: tuple[Pool, Image] | None
-) -> Image:
-    """One image, ready in ``pool`` and under its name. ``elsewhere`` is a pool of the task that has it."""
-    image = have.image
+async def _provide(session: Session, job: Job) -> None:
+    """One image, ready in its pool and under its name."""
+    pool, want, image = job.pool, job.want, job.have.image
     if image is None:
         content = want.content
-        if elsewhere is not None and session.backend(pool).route(content).strategy == "source":
-            content = await _sibling(session, *elsewhere) or content
+        if job.sibling is not None and session.backend(pool).route(content).strategy == "source":
+            content = job.sibling
         image = (await fill(pool, ImageWish(want.key, want.name, content, want.spec.shown))).image
-    pinned = have.pinned if want.pinned is None else want.pinned
+    pinned = job.have.pinned if want.pinned is None else want.pinned
     await label(pool, want.name, image, want.identity, pinned)
-    return image
 
 
 async def _sibling(session: Session, pool: Pool, image: Image) -> Sibling | None:

@@ -24,6 +24,8 @@ from .._records.folder import OWNER
 from .._records.types import Volume
 from .kinds import KINDS, LEASE, Surroundings, open_parts
 
+Task = Coroutine[Any, Any, Any]
+
 
 class Session:
     """Pools of this host, opened as they are named. In check mode, or when it ``reads`` only, nothing can be
@@ -107,16 +109,26 @@ class Session:
         """Run one task; gives its value or raises its error."""
         return drive_one(task, Performer(self._parts, write=not self.check_mode))
 
-    def work(self, pool: Pool, tasks: Sequence[Coroutine[Any, Any, Any]]) -> list[Ended]:
+    def work(self, pool: Pool, tasks: Sequence[Task]) -> list[Ended]:
         """Run tasks that write to ``pool``, as a process that others can see alive; then let libvirt look again."""
-        self.run(attend(pool))
-        ended = self.run_all(tasks)
-        self.run(depart(pool))
+        return self.work_in([(pool, task) for task in tasks])
+
+    def work_in(self, tasks: Sequence[tuple[Pool, Task]]) -> list[Ended]:
+        """Run tasks that write, each to its pool, side by side."""
+        pools = {pool.name: pool for pool, _task in tasks}
+        for pool in pools.values():
+            self.run(attend(pool))
+        ended = self.run_all([task for _pool, task in tasks])
+        for pool in pools.values():
+            self.run(depart(pool))
+            self._refresh(pool)
+        return ended
+
+    def _refresh(self, pool: Pool) -> None:
         try:
             self.host.refresh(pool.name)
         except StorageError as error:
             self.warnings.append(f"What was done stands, but libvirt did not look at the pool again: {error.message}")
-        return ended
 
     def now(self) -> str:
         """The time of day, as records have it."""
