@@ -11,6 +11,7 @@ import itertools
 import os
 import random
 import secrets
+import struct
 import subprocess
 import sys
 import time
@@ -27,11 +28,12 @@ from ansible_collections.virt.storage.plugins.module_utils._backends.rbd import 
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
 from ansible_collections.virt.storage.plugins.module_utils._ground.ceph import Access, Cluster
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.contents import Literal
+from ansible_collections.virt.storage.plugins.module_utils._ground.contents import Incoming, Literal
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ContentDigest
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
     BadInput,
     LostMetadata,
+    OutOfSpace,
     SourceError,
     StorageError,
     UnsafeImage,
@@ -40,9 +42,11 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.intake import
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Outcome
 from ansible_collections.virt.storage.plugins.module_utils._ground.rbd_image import RbdReader
 from ansible_collections.virt.storage.plugins.module_utils._ground.rbd_snapshot import RbdSnapshot
+from ansible_collections.virt.storage.plugins.module_utils._ground.sources import SourceSpec
 from ansible_collections.virt.storage.plugins.module_utils._records.types import Volume
 
 from .beds import GIB, GROUNDS, MIB, FileBed, Sparse, child_env
+from .test_rbd_records import full
 
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 BOUNDS = Bounds(max_source_bytes=GIB, max_virtual_size=GIB)
@@ -214,7 +218,81 @@ def same_as_all(image: Any) -> None:
     assert RbdReader(image).content(lambda: None) == digest.finish()
 
 
+# Flattening
+
+
+def test_what_a_client_that_died_only_claimed_to_have_copied_is_copied(pool: Any) -> None:
+    """It counts an object in the map of the image first. Librbd's own flatten goes by that."""
+    volumes = pool.parts.volumes
+    content = Sparse(16 * MIB, {0: DATA, 5 * MIB: DATA, 12 * MIB: DATA})
+    image = filled(pool, volumes, content)
+    disk = cloned(pool, volumes, image, 16 * MIB)
+    claim = struct.pack("<QQBB", 1, 2, 1, 0)  # objects from 1 to before 2, that they exist, whatever was known
+    pool.ioctx.execute(f"rbd_object_map.{volumes.stat(disk).native}", "rbd", "object_map_update", claim)
+    assert volumes.digest(disk) == content.digest()
+    assert volumes.flatten(disk).kind == "done"
+    assert volumes.pointer(disk) is None
+    assert volumes.digest(disk) == content.digest()
+    assert volumes.stat(disk).allocated == 16 * MIB
+    assert volumes.flatten(disk).kind == "already"
+
+
+def test_a_flatten_that_was_cut_short_before_the_map_was_rebuilt_is_finished(pool: Any) -> None:
+    import rbd
+
+    volumes = pool.parts.volumes
+    disk = cloned(pool, volumes, filled(pool, volumes))
+    mapped = rbd.RBD_FEATURE_OBJECT_MAP | rbd.RBD_FEATURE_FAST_DIFF
+    with opened(pool, disk.name) as clone:
+        clone.update_features(mapped, False)
+        clone.update_features(mapped, True)
+        clone.flatten()
+        assert clone.flags()
+    assert volumes.flatten(disk).kind == "done"
+    with opened(pool, disk.name) as flat:
+        assert (flat.flags(), flat.features() & mapped) == (0, mapped)
+
+
 # Removing
+
+
+@pytest.mark.parametrize("how", ["quota", "osd"])
+def test_a_pool_that_is_full_says_so_and_can_be_cleared(pool: Any, how: str, tmp_path: Path) -> None:
+    volumes = pool.parts.volumes
+    image = filled(pool, volumes)
+    disk, blank = cloned(pool, volumes, image, 2 * MIB), pool.disk().volume
+    source = tmp_path / "source"
+    source.write_bytes(DATA * 32)
+    content = Incoming(SourceSpec(str(source), "raw"), BOUNDS)
+    began = pool.image().volume
+    with full(ceph_of(pool), how, pool.ioctx.get_pool_name()):
+        for attempt in (lambda: volumes.allocate(blank, MIB), lambda: volumes.fill(began, content)):
+            with pytest.raises(OutOfSpace) as caught:
+                attempt()
+            assert ("quota" if how == "quota" else "full") in caught.value.message
+        for volume in (disk, image, began):
+            assert volumes.remove(volume)
+        assert volumes.inventory() == {}
+
+
+def test_an_image_that_the_trash_has_no_room_for_is_not_said_to_be_gone(pool: Any) -> None:
+    """What an earlier version left: a pool without a trash. Librbd says that there is no such image."""
+    volumes = pool.parts.volumes
+    volume = pool.disk().volume
+    volumes.allocate(volume, MIB)
+    pool.ioctx.remove_object("rbd_trash")
+    with full(ceph_of(pool), "quota", pool.ioctx.get_pool_name()):
+        with pytest.raises(OutOfSpace, match="trash"):
+            volumes.remove(volume)
+        assert volumes.stat(volume) is not None
+    assert volumes.remove(volume).kind == "done"
+
+
+def ceph_of(_pool: Any) -> Any:
+    """The cluster of a pool, as its administrator has it."""
+    from .rbd_bed import ceph
+
+    return ceph
 
 
 def test_a_clone_in_the_trash_is_not_there_and_still_counts(pool: Any) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._ground.ceph import told
-from .._ground.errors import InUse, NotFound, StorageError
+from .._ground.errors import InUse, NotFound, OutOfSpace, StorageError
 from .._ground.libvirt_host import Use
 from .._ground.ops import ALREADY, DONE, Outcome, refused
 from .._records.types import Volume
@@ -58,7 +58,7 @@ class Removal:
             with told(f"remove the image {self.pool.spec(volume.name)}"):
                 rbd.RBD().remove(self.pool.ioctx, volume.name)
         except NotFound:
-            return ALREADY
+            return self._none_there(volume)
         except InUse as error:
             return refused(f"it is in use: {error.message}")
         except StorageError as error:
@@ -66,6 +66,16 @@ class Removal:
                 return refused("a clone or a snapshot of it was made meanwhile")
             raise
         return DONE
+
+    def _none_there(self, volume: Volume) -> Outcome:
+        """Librbd also says that there is no such image when it cannot write to the trash, on its way through that."""
+        with told("list the images"):
+            if any(image["name"] == volume.name for image in rbd.RBD().list2(self.pool.ioctx)):
+                raise OutOfSpace(
+                    f"The image {self.pool.spec(volume.name)} cannot be removed by way of the trash, which the pool "
+                    "has no space for: raise its quota or add OSDs, and run the task again."
+                )
+        return ALREADY
 
     def _bar(self, volume: Volume) -> str:
         """What else is made of the image. A clone that is in the trash can come back, and counts."""
