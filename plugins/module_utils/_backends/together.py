@@ -142,11 +142,12 @@ class _Lane:
     def __init__(self, part: _Part, company: _Company) -> None:
         self._part, self._company = part, company
         self._sink: Sink = part.sink
-        self.path = part.sink.path
+        self.path: str | None = part.sink.path
 
     def set_size(self, size: int) -> None:
-        """See Sink. Done on return: a program may be the next to write."""
+        """See Sink. Done on return: a program may be the next to write, and the volume may have had no path before."""
         self._do(self._sink.set_size, size, wait=True)
+        self.path = self._sink.path
 
     def write(self, offset: int, data: Buffer) -> None:
         """See Sink."""
