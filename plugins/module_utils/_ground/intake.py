@@ -292,7 +292,10 @@ class _Intake:
         command = ["qemu-img", "convert", "-f", inspected.qemu_format, "-O", "raw", "-n", "--target-is-zero"]
         command += ["-W", "-m", _COROUTINES, "-T", "writeback", "-t", "unsafe"]
         command += ["/proc/self/fd/%d" % fd, "/proc/self/fd/%d" % target]
-        self.runner.run(command, limits=Limits(), pass_fds=(fd, target, *self.inherit), beat=self.alive)
+        try:
+            self.runner.run(command, limits=Limits(), pass_fds=(fd, target, *self.inherit), beat=self.alive)
+        except OutOfSpace as error:
+            raise self._full(inspected.virtual_size) from error
 
     def _stage(self) -> int:
         """Copy the source, decompressed, into a file without a name."""
@@ -357,8 +360,6 @@ class _Intake:
         """Say how much was needed and is free, when something inside finds a file system full."""
         try:
             yield
-        except OutOfSpace as error:
-            raise self._full(needed) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise self._full(needed) from error
