@@ -32,7 +32,7 @@ from .._ground.libvirt_host import Host, Use
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.rbd_image import RbdReader, RbdSink, allocated, flatten, has_invalid_map, parent_of
 from .._ground.rbd_snapshot import RbdSnapshot
-from .._ground.staging import sweep_staging
+from .._ground.staging import make_staging, sweep_staging
 from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
@@ -80,8 +80,7 @@ class RbdVolumes:
         with told("make the trash"), rados.WriteOpCtx() as op:
             op.new(rados.LIBRADOS_CREATE_IDEMPOTENT)
             self._pool.ioctx.operate_write_op(op, "rbd_trash")
-        os.makedirs(self._staging.directory, mode=0o700, exist_ok=True)
-        os.chmod(self._staging.directory, 0o700)
+        make_staging(self._staging.directory)
 
     def clear(self) -> None:
         """See Backend."""

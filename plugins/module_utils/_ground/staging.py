@@ -15,6 +15,12 @@ import os
 from .usage import users_of_files
 
 
+def make_staging(directory: str) -> None:
+    """Have the folder, which nobody else looks into. Idempotent."""
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    os.chmod(directory, 0o700)
+
+
 def sweep_staging(directory: str) -> list[str]:
     """Remove what was left there, and give its paths. What any process has open stays."""
     cleared = []
