@@ -228,21 +228,31 @@ def frozen(name: str) -> Iterator[None]:
 
 
 def wait_until_it_serves() -> None:
-    """Wait until the monitor answers and all placement groups are active."""
+    """Wait until the monitor answers and all placement groups serve, also after something was frozen."""
     end = time.monotonic() + START_LIMIT
-    while not _serves():
+    told = False
+    while not (states := _group_states()) or not all(map(_serves, states)):
         if time.monotonic() > end:
             raise Trouble(f"the Ceph cluster does not serve after {START_LIMIT} s: see the logs in {FOLDER}.")
+        if not told and any("laggy" in state for state in states):
+            # An OSD that was frozen lets nobody read until another OSD renews its lease, and there is no other.
+            ceph("osd", "down", "0")
+            told = True
         time.sleep(0.2)
 
 
-def _serves() -> bool:
+def _serves(state: str) -> bool:
+    parts = set(state.split("+"))
+    return "active" in parts and not parts & {"laggy", "wait", "stale"}
+
+
+def _group_states() -> set[str]:
+    """The states that placement groups are in."""
     with contextlib.suppress(Trouble):
         status = ceph("status")
-        groups = status["pgmap"]
-        active = sum(each["count"] for each in groups["pgs_by_state"] if each["state_name"].startswith("active"))
-        return bool(status["osdmap"]["num_up_osds"] and 0 < groups["num_pgs"] == active)
-    return False
+        if status["osdmap"]["num_up_osds"]:
+            return {each["state_name"] for each in status["pgmap"]["pgs_by_state"]}
+    return set()
 
 
 # ---- making it

@@ -87,8 +87,8 @@ class Access:
 
 
 class Cluster:
-    """A connection to a cluster, for any number of threads. Every call may wait for ``timeout_seconds``, and raises
-    a `StorageError` then."""
+    """A connection to a cluster, for any number of threads. The monitors are waited for ``timeout_seconds``, an OSD
+    twice as long, since one that died is replaced after 20 seconds at best; then there is a `StorageError`."""
 
     def __init__(self, access: Access, timeout_seconds: int = 30) -> None:
         """Connect; raises MissingRequirement without the bindings, BadInput for a key or option that cannot be."""
@@ -161,7 +161,7 @@ def _configured(access: Access, timeout_seconds: int) -> Any:
         **_QUIET,
         "client_mount_timeout": timeout,
         "rados_mon_op_timeout": timeout,
-        "rados_osd_op_timeout": timeout,
+        "rados_osd_op_timeout": str(2 * timeout_seconds),
         **dict(access.options),
     }
     if access.hosts:
