@@ -164,7 +164,7 @@ def checked_monitor(text: str) -> str:
 
 
 def checked_key(text: str, whose: str) -> str:
-    """A cephx key as it comes back from libvirt, or `BadInput`, which does not show it. ``whose`` begins the sentence."""
+    """A cephx key in normal form, or `BadInput`, which does not show it. ``whose`` begins the sentence."""
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError):
