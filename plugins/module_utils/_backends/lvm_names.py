@@ -60,7 +60,7 @@ def tags_for(name: str, group: str) -> list[str]:
 
 
 def size_tag(size: int) -> str:
-    """The tag of an image that ends, after ``size`` bytes, before its last extent does."""
+    """The tag of a volume that ends, after ``size`` bytes, before its last extent does."""
     return f"{_SIZE_TAG}{size}"
 
 
@@ -70,14 +70,14 @@ def volume_name(lv: LogicalVolume) -> str:
 
 
 def exact_size(lv: LogicalVolume, extent: int) -> int:
-    """The bytes of a volume as a guest sees them: up to its end, or to that of the image in it."""
+    """The bytes of a raw volume that were asked for: all of its device, or all but the end of the last extent."""
     tagged = _tagged(lv, _SIZE_TAG)
     size = int(tagged) if tagged.isdigit() else lv.size
     return size if lv.size - extent < size <= lv.size else lv.size
 
 
 def stale_size_tag(lv: LogicalVolume) -> str:
-    """The tag that has to go when the volume grows; empty where there is none."""
+    """The tag that has to go when the volume gets another size; empty where there is none."""
     tagged = _tagged(lv, _SIZE_TAG)
     return _SIZE_TAG + tagged if tagged else ""
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 from .._ground.block_device import device_size, open_device, write_at, zero
 from .._ground.command import Limits
 from .._ground.errors import LostMetadata
-from .._ground.lvm import TAG, LogicalVolume
+from .._ground.lvm import TAG, LogicalVolume, failure
 from .._ground.ops import ALREADY, DONE, Outcome, refused
 from .._ground.qcow2 import Pieces, overlay_image, read_size
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
@@ -32,7 +32,7 @@ from .._records.types import Volume
 from .contract import Capabilities
 from .lvm import LvmVolumes, New
 from .lvm_look import Seen
-from .lvm_names import DISK, IMAGE, SPARE, lv_name, tags_for
+from .lvm_names import DISK, IMAGE, SPARE
 
 CLUSTER = 65536
 RESERVE = 16 << 20
@@ -86,16 +86,12 @@ class ThickVolumes(LvmVolumes):
         """Nothing to ask: a volume that does not fit is refused by LVM, and no other suffers."""
 
     def _creating(self, volume: Volume, size: int) -> list[str]:
-        return self._lvcreate(lv_name(volume.name, self.group.name), self._needs(volume, size), volume)
+        room = most_bytes(size) if volume.format == "qcow2" else size
+        return self._lvcreate(room, *self._called(volume, size))
 
-    def _lvcreate(self, name: str, size: int, volume: Volume | None) -> list[str]:
-        tags = [TAG] if volume is None else tags_for(volume.name, self.group.name)
-        words = ["lvcreate", "-y", self._up, "-kn", "-Wn", "-Zn", "--type", "linear", "-L", self._bytes(size)]
-        return [*words, *(word for tag in tags for word in ("--addtag", tag)), "-n", name, self.group.name]
-
-    @staticmethod
-    def _needs(volume: Volume, size: int) -> int:
-        return most_bytes(size) if volume.format == "qcow2" else size
+    def _lvcreate(self, size: int, *words: str) -> list[str]:
+        kind = ["-y", "-an", "-kn", "-Wn", "-Zn", "--type", "linear"]
+        return ["lvcreate", *kind, "-L", self._bytes(size), *words, self.group.name]
 
     def _blank(self, descriptor: int, volume: Volume, size: int) -> None:
         if volume.format == "qcow2":
@@ -116,7 +112,7 @@ class ThickVolumes(LvmVolumes):
     def _extend(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
         path = self._path(lv)
         if volume.format == "raw":
-            self._extend_by_zeroes(lv, size)
+            self._extend_by_zeroes(lv, volume, size)
             return
         if lv.size < most_bytes(size):
             self._lvm.change("lvextend", "-L", self._bytes(most_bytes(size)), path)
@@ -131,14 +127,17 @@ class ThickVolumes(LvmVolumes):
         """Whether a guest has it, which then resizes it."""
         return self._host is not None and any(use.live for use in self._host.users_of(self._path(lv)))
 
-    def _extend_by_zeroes(self, lv: LogicalVolume, size: int) -> None:
+    def _extend_by_zeroes(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
         """Grow a raw volume by space that was zeroed as a volume of its own. Between that one's end and the growth,
         nobody else may have the space: LVM's own lock on the group is ours meanwhile."""
         group, extent = self.group.name, self.group.extent
         more = -(-(size - lv.size) // extent)
         spare = SPARE + secrets.token_hex(8)
-        self._lvm.change(*self._lvcreate(spare, more * extent, None))
-        (found,) = [each for each in self._lvm.volumes(group) if each.name == spare]
+        create = self._lvcreate(more * extent, "--addtag", TAG, "-n", spare)
+        changed = self._lvm.change_all(group, [create, ["lvchange", self._up, f"{group}/{spare}"]])
+        found = next((each for each in changed.volumes if each.name == spare), None)
+        if found is None or not found.active:
+            raise failure(f"Growing {volume}", changed.said)
         with open_device(self._path(found), found.number, os.O_RDWR) as descriptor:
             zero(descriptor, 0, device_size(descriptor), self._beat)
         rows = self._lvm.report("lvs", "seg_pe_ranges", f"{group}/{spare}")

@@ -17,8 +17,9 @@ ends itself when it comes there. Removing needs no room.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from .._ground.command import INSPECTING
 from .._ground.errors import OutOfSpace
 from .._ground.lvm import LogicalVolume
 from .._records.types import Volume
@@ -26,7 +27,7 @@ from .contract import Capabilities
 from .lvm import LvmVolumes, New
 from .lvm_group import check_zeroing
 from .lvm_look import Seen
-from .lvm_names import DISK, IMAGE, lv_name, tags_for
+from .lvm_names import DISK, IMAGE, lv_name
 
 DATA_WATERMARK = 90.0
 METADATA_WATERMARK = 80.0
@@ -56,6 +57,19 @@ class ThinVolumes(LvmVolumes):
         pool = self._pool(self._look())
         return pool.size, pool.size - int(pool.size * pool.data_percent / 100)
 
+    def _taken(self, lvs: Sequence[LogicalVolume]) -> Mapping[str, int]:
+        """See LvmLook: what the pool has mapped. LVM tells it in hundredths of a percent, the kernel in sectors."""
+        mapped: dict[str, int] = {}
+        if lvs:
+            out = self._runner.run(["dmsetup", "status", "--target", "thin"], limits=INSPECTING).out
+            for line in out.splitlines():
+                name, _colon, status = line.partition(": ")
+                words = status.split()
+                if len(words) > 3 and words[3].isdigit():
+                    mapped[name] = int(words[3]) * 512
+        group = self.group.name.replace("-", "--")
+        return {lv.uuid: mapped.get(f"{group}-{lv.name.replace('-', '--')}", 0) for lv in lvs}
+
     def _pool(self, seen: Seen) -> LogicalVolume:
         if seen.pool is None:
             raise OutOfSpace(
@@ -64,13 +78,9 @@ class ThinVolumes(LvmVolumes):
         return seen.pool
 
     def _creating(self, volume: Volume, size: int) -> list[str]:
-        words = ["lvcreate", "-y", self._up, "-kn", "--type", "thin", "-V", self._bytes(size)]
+        words = ["lvcreate", "-y", "-an", "-kn", "--type", "thin", "-V", self._bytes(size)]
         words += ["--thinpool", self.group.pool]
-        return [*words, *self._called(volume), self.group.name]
-
-    def _called(self, volume: Volume) -> list[str]:
-        tags = [word for tag in tags_for(volume.name, self.group.name) for word in ("--addtag", tag)]
-        return [*tags, "-n", lv_name(volume.name, self.group.name)]
+        return [*words, *self._called(volume, size), self.group.name]
 
     def _blank(self, descriptor: int, volume: Volume, size: int) -> None:
         """Nothing is to do: the pool has no block for the volume yet, and clears those that it will have."""
@@ -107,14 +117,12 @@ class ThinVolumes(LvmVolumes):
     def _clone(self, batch: Sequence[tuple[LogicalVolume, Volume, int]]) -> None:
         new = []
         for image, volume, size in batch:
-            # One that has to grow is activated afterwards: an active one would be stopped for it.
-            idle = size > image.size
-            words = ["lvcreate", "-y", "-an" if idle else self._up, "-kn", "-s", *self._called(volume)]
+            words = ["lvcreate", "-y", "-an", "-kn", "-s", *self._called(volume, size)]
             commands = [[*words, f"{self.group.name}/{image.name}"]]
-            if idle:
+            if size > image.size:
                 path = f"{self.group.name}/{lv_name(volume.name, self.group.name)}"
                 commands.append(["lvextend", "-L", self._bytes(size), path])
-            new.append(New(volume, size, commands, idle))
+            new.append(New(volume, size, commands))
         with self._made(new):
             pass
 

@@ -46,6 +46,7 @@ BEAT_SECONDS = 0.5
 PACKAGES = {
     "blkid": ("util-linux", "util-linux"),
     "chattr": ("e2fsprogs", "e2fsprogs"),
+    "dmsetup": ("dmsetup", "device-mapper"),
     "fuser": ("psmisc", "psmisc"),
     "lsattr": ("e2fsprogs", "e2fsprogs"),
     "lvm": ("lvm2", "lvm2"),

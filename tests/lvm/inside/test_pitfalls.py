@@ -207,8 +207,13 @@ def test_a_disk_that_ends_within_its_last_extent_grows_into_it(bed: LvmBed) -> N
     assert bed.do(bed.volumes.grow(volume, 8192)).kind == "done"
     stat = stat_of(bed, volume)
     assert stat is not None
-    assert stat.size == MIB
+    assert stat.size == 8192
     assert bed.do(bed.volumes.grow(volume, 8192)).kind == "already"
+    assert bed.do(bed.volumes.grow(volume, 3 * MIB + 512)).kind == "done"
+    stat = stat_of(bed, volume)
+    assert stat is not None
+    assert stat.size == 3 * MIB + 512
+    assert program("blockdev", "--getsize64", bed.at(volume)[1]).strip() == str(4 * MIB)
 
 
 def test_an_overlay_can_be_written_to_its_last_byte(thick: LvmBed) -> None:
