@@ -525,7 +525,7 @@ def test_volumes_that_lead_elsewhere_are_not_taken_over(own: Store) -> None:
     (own.path / "d").write_bytes(CONTENT)
     assert "give the format that it has" in own.refused(adopted("d"))
     (own.path / "e").symlink_to("/etc/shadow")
-    assert "not a regular file" in own.refused(adopted("e", "raw"))
+    assert "symbolic link" in own.refused(adopted("e", "raw"))
     assert "no volume f in pool" in own.refused(adopted("f", "raw"))
     assert "only raw and qcow2 can" in own.refused(adopted("d", "vmdk"))
     with open_elsewhere(str(own.path / "d")):
