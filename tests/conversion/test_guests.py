@@ -12,6 +12,8 @@ import libvirt
 import libvirt_qemu
 import pytest
 
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+
 from .bed import Bed, by_role, run
 
 INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -151,3 +153,21 @@ def test_a_guest_of_two(bed: Bed) -> None:
             assert "more than one guest" in bed.refusals(bed.task("converted"))
         finally:
             second.undefine()
+
+
+def test_a_disk_that_was_rebased_meanwhile(bed: Bed) -> None:
+    """What waits is done to the disk that was converted, and not to what somebody made of it since."""
+    folder = bed.instance(1)
+    base, copy = bed.instances / "_base" / ("a" * 40), bed.instances / "_base" / ("b" * 40)
+    with bed.guest((folder / "disk", "qcow2")) as guest:
+        guest.create()
+        bed.task("converted")
+        guest.destroy()
+        copy.write_bytes(base.read_bytes())
+        run("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", copy, folder / "disk")
+        with pytest.raises(StorageError, match=r"it names .* by now"):
+            bed.task("converted")
+        assert "not wholly converted" in bed.refusals(bed.task("finalized"))
+        run("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", base, folder / "disk")
+        bed.task("converted")
+        assert bed.refusals(bed.task("finalized")) == ""

@@ -65,9 +65,10 @@ class OldLayout:
         """Take the name ``name`` in the pool away from the file that stands at ``path``. Idempotent, durable."""
         return self._op("take_back", name, native, path)
 
-    def point(self, path: str, native: str, image: Volume) -> Op[None]:
-        """Let the header name the image. Atomic, durable, idempotent."""
-        return self._op("point", path, native, image)
+    def point(self, path: str, native: str, pointer: Facts, image: Volume) -> Op[Outcome]:
+        """Let the header name the image; refused where it names neither that nor what ``pointer`` says. Atomic,
+        durable, idempotent."""
+        return self._op("point", path, native, pointer, image)
 
     def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> Op[bool]:
         """Put the old pointer back where the header names ``image``; False where it names something else. ``blank``:
@@ -204,7 +205,9 @@ async def _finish(pool: Pool, old: OldLayout, entry: DiskEntry, disk: Disk, imag
     if await pool.volumes.users(disk.volume):
         return False
     if image is not None:
-        await old.point(entry.path, entry.native, image.volume)
+        outcome = await old.point(entry.path, entry.native, dict(entry.pointer or {}), image.volume)
+        if not outcome:
+            raise StorageError(f"The header of disk {disk.role} of {disk.instance} stays as it is: {outcome.why}.")
     if not entry.out:
         outcome = await old.unlink(entry.path, entry.native, disk.volume)
         if not outcome:

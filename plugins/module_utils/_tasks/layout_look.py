@@ -259,7 +259,7 @@ def _entry(found: FoundDisk, old: OldDisk, overlay: Overlay | None, entry: Entry
     """What the journal is to say of a disk: what it says already, or how the disk is now."""
     kept = None if entry is None else _journaled(found, entry.name, around)
     definition = next((each.text for guest, each in _elements(found.facts, around) if guest.xml), "")
-    if kept is not None:
+    if kept is not None and (old.record or old.base == kept.base):
         return kept if kept.definition else replace(kept, definition=definition if not old.record else "")
     on_base = overlay if overlay is not None and old.base else None
     return DiskEntry(

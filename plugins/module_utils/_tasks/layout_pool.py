@@ -22,7 +22,7 @@ from .._ground.digest import content_of_file
 from .._ground.errors import StorageError
 from .._ground.inspection import inspect
 from .._ground.libvirt_host import Host
-from .._ground.ops import Facts, Outcome
+from .._ground.ops import DONE, Facts, Outcome, refused
 from .._ground.qcow2_pointer import Pointer
 from .._policy.disk_xml import Link, Location
 from .._policy.guest_disks import disk_elements, exchanged, is_spelt_out, spelt_out
@@ -116,9 +116,13 @@ class OldFiles:
         """See OldLayout."""
         return old_files.drop(self._path(name), native, path)
 
-    def point(self, path: str, native: str, image: Volume) -> None:
+    def point(self, path: str, native: str, pointer: Facts, image: Volume) -> Outcome:
         """See OldLayout. The image is named by its absolute path: both names of the disk lead to it."""
+        named = old_files.read_overlay(path, native).pointer.backing_file
+        if named not in (pointer.get("backing_file"), self._path(image.name)):
+            return refused(f"it names {named or 'nothing'} by now, and no longer {pointer.get('backing_file')}")
         old_files.point(path, native, self._path(image.name))
+        return DONE
 
     def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> bool:
         """See OldLayout."""
