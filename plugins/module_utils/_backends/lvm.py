@@ -130,7 +130,7 @@ class LvmVolumes(LvmLook):
     def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
         """Clones in the default way in one start of LVM, copies one by one."""
         seen = self._look()
-        outcomes = [self._fate(seen, image, volume, size) for image, volume, size, _how in batch]
+        outcomes = [self._fate(seen, *each) for each in batch]
         fresh = [each for each, outcome in zip(batch, outcomes) if outcome is DONE]
         if fresh:
             self._check_room(seen)
@@ -148,8 +148,10 @@ class LvmVolumes(LvmLook):
         """See the contract."""
         return self.clone_all([(image, volume, size, how)])[0]
 
-    def _fate(self, seen: Seen, image: Volume, volume: Volume, size: int) -> Outcome:
-        lv = seen.find(image)
+    def _fate(self, seen: Seen, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
+        lv, obstacle = seen.find(image), self.obstacle_to_clone(how)
+        if obstacle:
+            return refused(obstacle)
         if seen.find(volume) is not None:
             return ALREADY  # the name is fresh: we made it ourselves
         if lv is None:

@@ -195,10 +195,14 @@ class LvmLook:
         guests = self._host.uses() if self._host is not None and lvs else []
         uses = using_any(guests, [self._path(lv) for lv in lvs])
         found = users_of_devices({lv.number for lv in lvs if lv.open})
+        snapshots: dict[str, list[str]] = {}
+        for each in seen.volumes.values():
+            if each.thick_snapshot:
+                snapshots.setdefault(each.origin, []).append(f"snapshot {each.name}")
         told = {}
         for lv in lvs:
             who = [f"guest {use}" for use in uses[self._path(lv)] if use.live]
-            who += [f"snapshot {each.name}" for each in seen.volumes.values() if each.thick_snapshot_of(lv)]
+            who += snapshots.get(lv.name, [])
             who += found.get(lv.number, [])
             told[lv.name] = who or (["something that has it open"] if lv.open and not self._let_go(lv) else [])
         return told

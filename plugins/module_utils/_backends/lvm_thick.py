@@ -174,14 +174,16 @@ class ThickVolumes(LvmVolumes):
         image = self._below(lv, volume)
         if image is None:
             return ALREADY
-        with self._open(image, os.O_RDONLY), self._open(lv, os.O_RDWR) as descriptor:
+        with self._open(lv, os.O_RDONLY) as descriptor:
             size = read_size(descriptor, str(volume))
-            path, below = os.path.realpath(self._path(lv)), os.path.realpath(self._path(image))
-            copy_up(path, below, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
+        path, below = os.path.realpath(self._path(lv)), os.path.realpath(self._path(image))
+        copy_up(path, below, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
+        with self._open(lv, os.O_RDWR) as descriptor:
             os.fsync(descriptor)
-            users = self.users(volume)
-            if users:
-                return refused(f"it is in use by {users}")
+        users = self.users(volume)
+        if users:
+            return refused(f"it is in use by {users}")
+        with self._open(lv, os.O_RDWR) as descriptor:
             drop_pointer(descriptor, str(volume))
         return DONE
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .._ground.command import INSPECTING
 from .._ground.errors import OutOfSpace
-from .._ground.lvm import LogicalVolume
+from .._ground.lvm import LogicalVolume, failure
 from .._records.types import Volume
 from .contract import Capabilities
 from .lvm import LvmVolumes, New
@@ -127,4 +127,6 @@ class ThinVolumes(LvmVolumes):
             pass
 
     def _extend(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
-        self._lvm.change("lvextend", "-L", self._bytes(size), self._path(lv))
+        changed = self._lvm.change_all(self.group.name, [["lvextend", "-L", self._bytes(size), self._path(lv)]])
+        if not any(each.uuid == lv.uuid and each.size >= size for each in changed.volumes):
+            raise failure(f"Growing {volume}", changed.said)

@@ -85,10 +85,6 @@ class LogicalVolume:
         """Whether it is a snapshot of the old kind: it cannot grow, and goes when its origin does."""
         return bool(self.origin) and "thin" not in self.layout
 
-    def thick_snapshot_of(self, other: LogicalVolume) -> bool:
-        """Whether it is such a snapshot of ``other``."""
-        return self.thick_snapshot and self.origin == other.name
-
 
 @dataclass(frozen=True)
 class Changed:
