@@ -197,8 +197,8 @@ class Bed:
             found[f"{instance} {role}"] = content(str(path), "qcow2" if path.suffix == ".qcow2" else "raw")
         return found
 
-    def remove(self) -> None:
-        """Undo what the test left."""
+    def remove(self, whole: bool = True) -> None:
+        """Undo what the test left; the folder only as a ``whole``."""
         for pool in self.connection.listAllStoragePools(0):
             if pool.name() == self.name:
                 pool.destroy()
@@ -206,7 +206,8 @@ class Bed:
         for path in self.root.rglob("*"):
             if path.is_file() and not path.is_symlink() and "i" in _flags(path):
                 subprocess.run(["chattr", "-i", str(path)], check=False, capture_output=True)
-        shutil.rmtree(self.root)
+        if whole:
+            shutil.rmtree(self.root)
 
 
 ROLES = {"disk": "root", "disk.local": "ephemeral", "disk.swap": "swap", "disk.config": "config"}

@@ -6,13 +6,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
+from contract.beds import mounted
 from integration.conftest import Modules
+
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
 
 from .bed import DISK, MIB, Bed, by_role, content, run
 
@@ -188,11 +193,52 @@ def test_the_records_agree(bed: Bed) -> None:
     assert bed.volumes() == {}
 
 
-def test_a_full_file_system_is_told(bed: Bed) -> None:
-    """The plan says what room the records need."""
-    bed.instance(1)
-    planned = bed.task("planned")
-    assert "cannot be converted" not in planned["verdict"]
+def test_owners_modes_and_attributes_are_kept(bed: Bed) -> None:
+    folder = bed.instance(1)
+    disk = folder / "disk"
+    disk.chmod(0o640)
+    os.chown(disk, 1234, 5678)
+    os.setxattr(disk, "user.kept", b"yes")
+    bed.task("converted")
+    bed.task("finalized")
+    (volume,) = bed.pool.glob("*.qcow2")
+    status = volume.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (1234, 5678, 0o640)
+    assert os.getxattr(volume, "user.kept") == b"yes"
+
+
+def test_almost_no_room(libvirtd: libvirt.virConnect, tmp_path: Path) -> None:
+    """Records and journal have room where a copy of any disk would have none; and without that room, the plan says so
+    and nothing is begun."""
+    with mounted(tmp_path / "ext4.img", 48 * MIB, "mkfs.ext4", "-q", "-m", "0") as point:
+        bed = Bed(Path(point), libvirtd)
+        try:
+            folder = bed.instance(1)
+            before = bed.contents()
+            for size in (MIB, 4096):
+                fill_up(point / f"ballast-{size}", size)
+            planned = bed.task("planned")
+            assert "the run needs" in planned["verdict"]
+            with pytest.raises(StorageError, match="the run needs"):
+                bed.task("converted")
+            assert folder.joinpath("disk").stat().st_nlink == 1
+            with (point / "ballast-1048576").open("r+b") as file:
+                file.truncate(file.seek(0, os.SEEK_END) - 512 * 1024)
+            assert os.statvfs(point).f_bavail * os.statvfs(point).f_frsize < MIB
+            assert bed.task("converted")["changed"] is True
+            assert os.statvfs(point).f_bavail * os.statvfs(point).f_frsize > 256 * 1024
+            (point / "ballast-4096").unlink()
+            (point / "ballast-1048576").unlink()
+            assert bed.volumes() == by_role(before)
+        finally:
+            bed.remove(whole=False)
+
+
+def fill_up(path: Path, piece: int) -> None:
+    """Write to a file until there is no room for another piece."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * piece) == piece:
+            pass
 
 
 # Plain folders
