@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 
+from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names import POOL
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, InUse, StorageError
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_group import (
     FoundGroup,
@@ -17,6 +18,7 @@ from ansible_collections.virt.storage.plugins.module_utils._policy.pool_group im
     VolumeGroup,
     checked_group,
 )
+from ansible_collections.virt.storage.plugins.module_utils._policy.pool_place import THIN_POOL
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_plan import plan
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_xml import Definition, read, write
 from ansible_collections.virt.storage.plugins.module_utils._policy.pools import Contents, Found, Wish
@@ -52,6 +54,7 @@ def test_a_group_that_is_made_gets_a_thin_pool_unless_it_is_said_not_to():
         "devices": ["/dev/sdb", "/dev/sdc"],
         "thin_pool": "virt-storage-pool",
     }
+    assert made.after["pool fast"]["logical"]["thin_pool"] == THIN_POOL == POOL
     assert "make a thin pool" not in str(sentences(replace(NEW, lvm=replace(devices, thin=False)), ABSENT))
 
 
