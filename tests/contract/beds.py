@@ -256,7 +256,7 @@ def mounted(image: Path, size: int, *mkfs: str) -> Any:
 
 def program(*argv: str) -> str:
     """Run a program that has to succeed; gives its output."""
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{' '.join(argv)}: {done.stderr}{done.stdout}"
     return done.stdout
 
