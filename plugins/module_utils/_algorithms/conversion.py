@@ -168,21 +168,24 @@ async def record_of(pool: Pool, entry: Entry, disk: DiskEntry) -> tuple[Disk, St
 
 
 async def _adopt(pool: Pool, old: OldLayout, entry: Entry, disk: DiskEntry) -> Disk:
-    """The disk, adopted. It is given a name in the pool first, from which the adoption goes on as any other does."""
+    """The disk, adopted. A file is given a name in the pool first, and from there it is adopted as any other."""
     staging = staging_name(entry, disk)
     found = await record_of(pool, entry, disk)
     if found is not None and found[1] in USABLE:
-        await pool.volumes.leave(staging, found[0].volume)
+        if not disk.in_place:
+            await pool.volumes.leave(staging, found[0].volume)
         return found[0]
-    outcome = await old.link(disk.path, disk.native, staging)
-    if not outcome:
-        raise StorageError(f"The disk {disk.role} of {entry.name} cannot be converted: {outcome.why}.")
+    if not disk.in_place:
+        outcome = await old.link(disk.path, disk.native, staging)
+        if not outcome:
+            raise StorageError(f"The disk {disk.role} of {entry.name} cannot be converted: {outcome.why}.")
     wish = DiskWish(
         instance=checked_instance(entry.name),
         role=disk.role,
         size=disk.size,
         native=disk.native,
-        found=staging,
+        found=disk.path if disk.in_place else staging,
+        name=disk.path if disk.in_place else "",
         format=disk.format,
         backing=disk.image,
         origin={"adopted": disk.path, **({"image": disk.image} if disk.image else {})},
@@ -200,6 +203,8 @@ def staging_name(entry: Entry, disk: DiskEntry) -> str:
 
 async def _finish(pool: Pool, old: OldLayout, entry: DiskEntry, disk: Disk, image: Image | None) -> bool:
     """What only a disk that nobody uses can have done; whether it is done."""
+    if entry.in_place:
+        return True
     if entry.out and (image is None or await pool.volumes.pointer(disk.volume) == image.volume.name):
         return True
     if await pool.volumes.users(disk.volume):

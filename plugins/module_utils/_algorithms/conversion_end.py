@@ -22,8 +22,9 @@ async def roll_back_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
     A header goes back before the reference to its image does. Nothing may use the disks meanwhile.
     """
     found = {disk.path: await record_of(pool, entry, disk) for disk in entry.disks}
-    for each in found.values():
-        users = await pool.volumes.users(each[0].volume) if each is not None else None
+    for disk in entry.disks:
+        record = found[disk.path]
+        users = await pool.volumes.users(record[0].volume) if record is not None and not disk.in_place else None
         if users:
             raise InUse(f"The instance {entry.name} is in use ({users}): stop it, then roll it back.")
     entry = await move(pool, entry, ROLLING_BACK)
@@ -39,6 +40,10 @@ async def roll_back_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
 async def _disk_back(
     pool: Pool, old: OldLayout, entry: Entry, disk: DiskEntry, found: tuple[Disk, State] | None
 ) -> None:
+    if disk.in_place:
+        if found is not None:
+            await _end(pool, *found)
+        return
     if found is not None and found[1] in USABLE:
         _done(await old.give_back(found[0].volume, disk.native, disk.path), entry, disk)
     if disk.pointer is not None:
@@ -121,6 +126,8 @@ async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
                 f"The disk {disk.role} of {entry.name} has no record in pool {pool.name} any more, so its old name "
                 f"{disk.path} stays: remove it by hand, or roll the instance back."
             )
+        if disk.in_place:
+            continue
         record, state = found
         image = _image_volume(pool, record.backing or "") if state is State.READY else None
         pointer = await pool.volumes.pointer(record.volume)

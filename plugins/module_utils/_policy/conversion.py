@@ -50,7 +50,9 @@ class OldBase:
 class OldDisk:
     """A disk of an instance. ``base`` is the path of the file that it stands on. ``record`` is its record in the pool,
     where it has one; ``pointed``, ``described`` and ``out`` tell that its header names the cached image, that the
-    guest's definition spells its chain out, and that no name of it is where libvirt's refresh would open it."""
+    guest's definition spells its chain out, and that no name of it is where libvirt's refresh would open it. One that
+    is ``in_place`` is a volume of the pool already, by the name that ``path`` is; ``parent`` is what it was cloned
+    from, elsewhere."""
 
     role: str
     path: str
@@ -63,6 +65,8 @@ class OldDisk:
     pointed: bool = False
     described: bool = True
     out: bool = True
+    in_place: bool = False
+    parent: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,10 +203,15 @@ def _disk_steps(instance: OldInstance, disk: OldDisk, bases: Mapping[str, OldBas
     what = f"disk {disk.role} of {instance.name}"
     under = f", on image {bases[disk.base].name}" if disk.base else ""
     if not disk.record:
-        sentence = f"hard-link {disk.path} into pool {site.pool} and record it as {what} ({disk.format}{under})"
+        how = "hard link" if not disk.in_place else "in place"
+        done = f"hard-link {disk.path} into pool {site.pool} and record it"
+        if disk.in_place:
+            done = f"record {disk.path} of pool {site.pool}, which keeps its name and its data,"
         told = " and ".join(sorted(disk.said)) or "the operator"
-        reason = f"{told} says that it is {disk.format}; a hard link copies nothing"
-        yield Step(Action("adopt", what, sentence, strategy="hard link", reason=reason))
+        reason = f"{told} says that it is {disk.format}; nothing is copied"
+        if disk.parent:
+            reason += f"; it goes on standing on {disk.parent}"
+        yield Step(Action("adopt", what, f"{done} as {what} ({disk.format}{under})", strategy=how, reason=reason))
     if disk.base and not disk.pointed:
         sentence = f"point the header of {disk.path} at the image {bases[disk.base].name} in pool {site.pool}"
         reason = "the header of a disk that is in use, or that a saved guest goes on with, is not changed"

@@ -22,8 +22,9 @@ _DISK = ["domain", "devices", "disk"]
 
 @dataclass(frozen=True)
 class DiskElement:
-    """A disk of a definition: its own text, the path of its volume, and what is said about formats. ``below`` are
-    paths and formats of the chain, as far as it is spelt out. "" is what is not said. ``device`` is disk, cdrom, ..."""
+    """A disk of a definition: its own text, the path of its volume (``pool/image`` on a network), and what is said
+    about formats. ``below`` are paths and formats of the chain, as far as it is spelt out. "" is what is not said.
+    ``device`` is disk, cdrom, ..."""
 
     text: str
     path: str
@@ -85,7 +86,7 @@ def _path(element: ElementTree.Element, pools: Mapping[str, str]) -> str:
         return ""
     if source.get("volume") and pools.get(source.get("pool", "")):
         return f"{pools[source.get('pool', '')]}/{source.get('volume')}"
-    return source.get("file") or source.get("dev") or ""
+    return source.get("file") or source.get("dev") or source.get("name") or ""
 
 
 def _attribute(element: ElementTree.Element, tag: str, name: str) -> str:

@@ -88,6 +88,8 @@ def _bases(host: Host) -> list[BaseEntry]:
 
 
 def _why_not_back(host: Host, entry: Entry) -> str:
+    if all(disk.in_place for disk in entry.disks):
+        return ""  # records alone are taken back
     if entry.guest and entry.guest not in {guest.name for guest, _elements in host.guests}:
         return f"its guest {entry.guest} is not on this host: run this where it is"
     users = _users(host, entry)
@@ -117,7 +119,7 @@ def _records(host: Host, entry: Entry) -> list[Disk]:
 def _why_not_final(host: Host, entry: Entry) -> str:
     if entry.state not in (CONVERTED, FINALIZING):
         return "it is not wholly converted yet: stop it and convert it again"
-    paths = {_name(disk.path) for disk in entry.disks}
+    paths = {_name(disk.path) for disk in entry.disks if not disk.in_place}
     live = [use for use in host.session.host.uses() if use.live and _name(use.source) in paths]
     if live:
         return f"it still runs from its old path ({live[0]}): stop it once"

@@ -26,6 +26,7 @@ from .._policy.pool_xml import WITH_FOLDER, read
 from .layout_folder import folder_layout
 from .layout_look import Around, Seen, understand
 from .layout_pool import ConvertingSession, OldFiles
+from .layout_volumes import Guests, read_volumes
 from .pool_reader import Reader
 
 _SHARED = ("nfs", "nfs4", "ceph", "fuse.glusterfs", "gfs2", "ocfs2", "cifs")
@@ -34,15 +35,15 @@ _SERVICE = "nova-compute runs on this host: stop it first, for it starts instanc
 
 @dataclass(frozen=True)
 class Host:
-    """What was found. ``root`` is the folder of the pool, ``chosen`` the instances that are asked for, ``obstacle`` why
-    nothing may be changed now."""
+    """What was found. ``available`` are the bytes that are free in the pool, ``chosen`` the instances that are asked
+    for, ``obstacle`` why nothing may be changed now."""
 
     session: ConvertingSession
     reader: Reader
-    root: str
+    available: int
     held: Holdings
     journal: Journal
-    guests: Sequence[tuple[Guest, Sequence[DiskElement]]]
+    guests: Guests
     layout: FoundLayout
     seen: Seen
     chosen: frozenset[str]
@@ -60,38 +61,60 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     if reader is None:
         return None
     definition = read(session.host.pool(params["pool"]).xml)
-    if definition.type not in WITH_FOLDER:
-        raise BadInput(
-            f"The pool {definition.name} is of type {definition.type}, and disks that are files are converted into a "
-            f"pool of type {' or '.join(WITH_FOLDER)}: give one."
-        )
     held, journal = reader.run(look(reader.pool)), reader.run(read_journal(reader.pool))
-    files = OldFiles(reader.backend, session.host)
-    pools = files.pools()
+    pools = {status.name: read(status.xml).path for status in session.host.pools()}
     guests = [(guest, disk_elements(guest.xml, pools) if guest.xml else []) for guest in session.host.guests()]
-    root = os.path.abspath(params["path"])
-    nova = params["layout"] == "nova"
-    ours = {reader.path(each.volume) for record_id, each in held.records.items() if held.live(record_id)}
-    layout = read_layout(root) if nova else folder_layout(root, guests, journal, ours)
+    nova, words = params["layout"] == "nova", params["formats"] or {}
+    if definition.type in WITH_FOLDER:
+        layout, seen = _files(session, reader, definition.path, held, journal, guests, params)
+    elif nova:
+        layout, seen = reader.run(read_volumes(reader.pool, reader.backend, held, guests, journal, words))
+    else:
+        raise BadInput(
+            f"The pool {definition.name} is of type {definition.type}, and a folder of disks is converted into a pool "
+            f"of type {' or '.join(WITH_FOLDER)}: give one."
+        )
+    chosen = _chosen(layout, params["instances"], journal)
+    _total, available = reader.run(_capacity(reader.pool))
+    obstacle = _SERVICE if nova and service_runs() else ""
+    return Host(session, reader, available, held, journal, guests, layout, seen, chosen, obstacle)
+
+
+async def _capacity(pool: Pool) -> tuple[int, int]:
+    return await pool.volumes.capacity()
+
+
+def _files(
+    session: ConvertingSession,
+    reader: Reader,
+    root: str,
+    held: Holdings,
+    journal: Journal,
+    guests: Guests,
+    params: Fields,
+) -> tuple[FoundLayout, Seen]:
+    """A layout of files, beside the pool in ``root``."""
+    path = os.path.abspath(params["path"])
+    if params["layout"] == "nova":
+        layout = read_layout(path)
+    else:
+        ours = {reader.path(each.volume) for record_id, each in held.records.items() if held.live(record_id)}
+        layout = folder_layout(path, guests, journal, ours)
     paths = [disk.facts.path for instance in layout.instances for disk in instance.disks]
     around = Around(
-        pool=definition.name,
-        root=definition.path,
-        device=os.stat(definition.path).st_dev,
+        pool=reader.pool.name,
+        root=root,
+        device=os.stat(root).st_dev,
         held=held,
         journal=journal,
-        files=files,
+        files=OldFiles(reader.backend, session.host),
         words=params["formats"] or {},
         base_word=params["base_format"] or "",
         elements=_by_file(guests),
         users=users_of_files(paths, session.host.uses),
-        shared=_is_shared(root),
+        shared=_is_shared(path),
     )
-    obstacle = _SERVICE if nova and service_runs() else ""
-    chosen = _chosen(layout, params["instances"], journal)
-    return Host(
-        session, reader, definition.path, held, journal, guests, layout, understand(layout, around), chosen, obstacle
-    )
+    return layout, understand(layout, around)
 
 
 def _chosen(layout: FoundLayout, names: Sequence[str] | None, journal: Journal) -> frozenset[str]:
@@ -103,9 +126,7 @@ def _chosen(layout: FoundLayout, names: Sequence[str] | None, journal: Journal) 
     return frozenset(names or known)
 
 
-def _by_file(
-    guests: Sequence[tuple[Guest, Sequence[DiskElement]]],
-) -> Mapping[tuple[int, int], Sequence[tuple[Guest, DiskElement]]]:
+def _by_file(guests: Guests) -> Mapping[tuple[int, int], Sequence[tuple[Guest, DiskElement]]]:
     """The disks of guests by device and inode."""
     found: dict[tuple[int, int], list[tuple[Guest, DiskElement]]] = {}
     for guest, elements in guests:

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -51,8 +50,7 @@ _NOTHING: Fields = {"verdict": "", "instances": [], "bases": [], "left": [], "by
 
 
 def _convert(host: Host, params: Fields, *, only_plan: bool) -> Fields:
-    free = os.statvfs(host.root)
-    site = Site(host.pool.name, free.f_bavail * free.f_frsize, host.obstacle)
+    site = Site(host.pool.name, host.available, host.obstacle)
     instances = [each for each in host.seen.instances if each.name in host.chosen]
     conversion = plan_conversion(instances, host.seen.bases, site)
     result = _told(conversion, params)
