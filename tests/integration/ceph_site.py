@@ -135,7 +135,6 @@ class CephSite:
                 self.ioctx.remove_object(each.key)
         self._ioctx.pop().close()
 
-
     def _remove(self, name: str) -> None:
         import rbd
 
