@@ -8,8 +8,9 @@
 "images": {image id: {"path": file, "format": ...}},
 "instances": [{"uuid": ..., "disks": [{"name": "disk", "image": id, "size": bytes}]}]}``
 
-A disk without an image is an ephemeral one (``"ephemeral": GiB``) or a swap disk (``"swap": MiB``), or a config drive
-(``"config": local file``). Says what it made as JSON.
+``libvirt`` sets more options of that group of nova.conf. A disk with ``clone``, an ``rbd://`` location, is a clone of
+that snapshot. A disk without an image is an ephemeral one (``"ephemeral": GiB``) or a swap disk (``"swap": MiB``), or a
+config drive (``"config": local file``). Says what it made as JSON.
 """
 
 import eventlet
@@ -38,6 +39,8 @@ def set_up(wish):
     conf.set_override("images_type", wish["images_type"], group="libvirt")
     conf.set_override("force_raw_images", wish.get("force_raw", True))
     conf.set_override("use_cow_images", wish.get("use_cow", True))
+    for name, value in wish.get("libvirt", {}).items():
+        conf.set_override(name, value, group="libvirt")
     nova.privsep.sys_admin_pctxt.set_client_mode(False)
     objects.register_all()
 
@@ -67,7 +70,12 @@ def make_ephemeral(target, ephemeral_size, **_unused):
 
 def make_disk(wish, backend, instance, disk):
     image = backend.by_name(instance, disk["name"], *([disk["type"]] if disk.get("type") else []))
-    if "image" in disk:
+    if "clone" in disk:
+        location = {"id": "x", "disk_format": "raw", "locations": [{"url": disk["clone"]}]}
+        imagebackend.IMAGE_API.get = lambda *_unused, **_more: location
+        image.clone(None, "x")
+        image.resize_image(disk["size"])
+    elif "image" in disk:
         image.cache(
             fetch_func=fetch_image(wish["images"], wish.get("force_raw", True)),
             filename=hashlib.sha1(disk["image"].encode()).hexdigest(),
@@ -102,7 +110,8 @@ def main():
         os.makedirs(os.path.join(wish["root"], each["uuid"]), exist_ok=True)
         for disk in each["disks"]:
             image = make_disk(wish, backend, instance, disk)
-            made.append({"uuid": each["uuid"], "path": image.path, "format": image.driver_format})
+            place = image.path or image.rbd_name
+            made.append({"uuid": each["uuid"], "path": place, "format": image.driver_format})
     import nova.version
 
     print("\n" + json.dumps({"version": nova.version.version_string(), "disks": made}))

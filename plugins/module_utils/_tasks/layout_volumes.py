@@ -72,7 +72,8 @@ async def read_volumes(
                 guest.name if guest else "",
                 guest.state if guest else "off",
                 flaws=tuple(flaws),
-                settled=entry is not None and entry.state == CONVERTED,
+                # One that is final has no entry any more.
+                settled=entry.state == CONVERTED if entry else all(disk.record for disk in disks),
             )
         )
         entries = tuple(
