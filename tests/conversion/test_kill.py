@@ -28,6 +28,7 @@ from .bed import MIB, Bed, by_role
 TREE = str(Path(next(iter(storage.__path__))).parents[2])
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 STRIDE = {"before": 1 if FULL else 2, "call": 1 if FULL else 11}
+pytestmark = pytest.mark.timeout(4 * 3600 if FULL else 1800)
 INACTIVE = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
