@@ -47,8 +47,6 @@ def foresee(name: str, status: PoolStatus | None, have: Found, after: Fields) ->
         pool = {"name": name, "autostart": False, **unknown, **_described(have.contents or Contents())}
         if have.group is not None:
             pool["logical"] = {"thin_pool": have.group.thin_pool}
-        if have.group is not None:
-            pool["logical"] = {"thin_pool": have.group.thin_pool}
     for field, value in after.items():
         if field == "cache" or field in SOURCES:
             pool[field] = {**pool.get(field, {}), **value}
@@ -56,8 +54,6 @@ def foresee(name: str, status: PoolStatus | None, have: Found, after: Fields) ->
                 pool[field].pop(once, None)
         elif field not in ("mode", "owner", "group", "persistent"):
             pool[field] = value
-    if "logical" in pool and "unmanaged" in pool:
-        pool["unmanaged"] = [other for other in pool["unmanaged"] if other != pool["logical"].get("thin_pool")]
     if "logical" in pool and "unmanaged" in pool:
         pool["unmanaged"] = [other for other in pool["unmanaged"] if other != pool["logical"].get("thin_pool")]
     if "cache" in pool:
