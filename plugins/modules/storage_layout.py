@@ -13,8 +13,10 @@ description:
   - Converts the disks of a host whose instances have them in the layout of Nova's libvirt driver, with one cache of
     files for all of them, or in a plain folder of qcow2 overlays over bases that were made by hand. Afterwards the
     disks are managed disks of a pool, and what they stand on is in the image cache of that pool.
-  - Nothing is copied that can be hard-linked. The pool has to be of type V(dir) or V(netfs) and on the file system of
-    the disks. A base that is not raw is converted into the pool, once, and the plan says so.
+  - Nothing is copied that can be hard-linked. For disks that are files the pool has to be of type V(dir) or V(netfs)
+    and on the file system of the disks. A base that is not raw is converted into the pool, once, and the plan says so.
+  - Disks that Nova has in the volume group of a pool of type V(logical), or in the Ceph pool of one of type V(rbd),
+    become disks of that pool where they are, by records alone.
   - What is done and how it is undone is written into a journal in the pool before it is done. A run that was killed is
     continued, or taken back, by the next one. Until an instance is finalized its old paths lead to the same files.
   - The format of a disk is never found out by a look at its data. What C(disk.info), the definition of the guest and
@@ -52,14 +54,16 @@ options:
     default: planned
   layout:
     description:
-      - V(nova) is the folder of Nova's libvirt driver, with C(images_type) V(qcow2), V(raw) or V(flat).
+      - V(nova) is what Nova's libvirt driver makes. With a pool of folders that is its folder of instances, with
+        C(images_type) V(qcow2), V(raw) or V(flat), otherwise its volumes in that pool, with C(images_type) V(lvm) or
+        V(rbd).
       - V(folder) is a folder in which the guests of this host have their disks, together with what these stand on.
     type: str
     choices: [nova, folder]
     default: nova
   path:
     description:
-      - The folder. For V(nova) what C(nova.conf) calls C(instances_path).
+      - The folder. For O(layout=nova) what C(nova.conf) calls C(instances_path). Not used for disks that are volumes.
     type: path
     default: /var/lib/nova/instances
   pool:
@@ -75,7 +79,7 @@ options:
   formats:
     description:
       - What the operator knows of the format of a file, V(raw) or V(qcow2), by its path. It decides over everything else
-        that is said.
+        that is said. A volume is given by its name.
     type: dict
   base_format:
     description:
