@@ -43,10 +43,10 @@ options:
     description:
       - V(planned) tells what a conversion would do, and why, and changes nothing.
       - V(converted) converts. What needs an instance off is put off while anything uses its disks, and a guest with a
-        managed save counts as such. It is done by a later run. The guest goes on meanwhile, and boots from the pool when
-        it is started the next time.
-      - V(rolled_back) puts back what was converted and is not finalized, as it was. Names, link counts and modes of files,
-        backing pointers, and definitions of guests. The instances have to be off. The header of a disk that has not run
+        managed save counts as such. It is done by a later run. The guest goes on meanwhile, and boots from the pool
+        when it is started the next time.
+      - V(rolled_back) puts back what was converted and is not finalized, as it was. Names, link counts and modes of
+        files, backing pointers, and definitions of guests. The instances have to be off. The header of a disk that has not run
         since is the same, bit for bit.
       - V(finalized) takes the old names away, after it has compared inode and pointer. There is no way back from that.
     type: str
@@ -78,8 +78,8 @@ options:
     elements: str
   formats:
     description:
-      - What the operator knows of the format of a file, V(raw) or V(qcow2), by its path. It decides over everything else
-        that is said. A volume is given by its name.
+      - What the operator knows of the format of a file, V(raw) or V(qcow2), by its path. It decides over everything
+        else that is said. A volume is given by its name.
     type: dict
   base_format:
     description:
@@ -169,8 +169,8 @@ instances:
       description: V(off), V(running), V(paused) or V(saved).
       type: str
     verdict:
-      description: V(converts), V(waits) for what is converted but for steps that need it off, V(converted) or V(refused).
-        V(rolled back) and V(finalized) for these states.
+      description: V(converts), V(waits) for what is converted but for steps that need it off, V(converted) or
+        V(refused). V(rolled back) and V(finalized) for these states.
       type: str
     refusals:
       description: Why it is left as it is.

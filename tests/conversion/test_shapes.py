@@ -17,7 +17,7 @@ import pytest
 from contract.beds import mounted
 from integration.conftest import Modules
 
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, StorageError
 
 from .bed import DISK, MIB, Bed, by_role, content, run
 
@@ -154,6 +154,14 @@ def test_nobody_says_what_the_base_is(bed: Bed) -> None:
     without_format(bed, folder)
     assert "nothing says what format" in bed.refusals(bed.task("converted"))
     assert bed.refusals(bed.task("converted", formats={str(bed.instances / "_base" / ("a" * 40)): "raw"})) == ""
+
+
+def test_a_word_that_is_no_format(bed: Bed) -> None:
+    folder = bed.instance(1)
+    with pytest.raises(BadInput, match="it can be raw or qcow2"):
+        bed.task("planned", formats={str(folder / "disk"): "vmdk"})
+    with pytest.raises(BadInput, match="There is no instance"):
+        bed.task("planned", instances=["nobody"])
 
 
 def test_a_base_that_is_wanted_stays(bed: Bed) -> None:

@@ -20,9 +20,10 @@ from .._ground.libvirt_host import Guest
 from .._ground.mounts import mounted_at
 from .._ground.nova_layout import FoundLayout, read_layout, service_runs
 from .._ground.usage import users_of_files
+from .._policy.conversion import FORMATS
 from .._policy.guest_disks import DiskElement, disk_elements
 from .._policy.plan import Fields
-from .._policy.pool_xml import WITH_FOLDER, read
+from .._policy.pool_xml import WITH_FOLDER, read, shown
 from .layout_folder import folder_layout
 from .layout_look import Around, Seen, understand
 from .layout_pool import ConvertingSession, OldFiles
@@ -64,9 +65,9 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     held, journal = reader.run(look(reader.pool)), reader.run(read_journal(reader.pool))
     pools = {status.name: read(status.xml).path for status in session.host.pools()}
     guests = [(guest, disk_elements(guest.xml, pools) if guest.xml else []) for guest in session.host.guests()]
-    nova, words = params["layout"] == "nova", params["formats"] or {}
+    nova, words = params["layout"] == "nova", _words(params["formats"] or {})
     if definition.type in WITH_FOLDER:
-        layout, seen = _files(session, reader, definition.path, held, journal, guests, params)
+        layout, seen = _files(session, reader, definition.path, held, journal, guests, params, words)
     elif nova:
         layout, seen = reader.run(read_volumes(reader.pool, reader.backend, held, guests, journal, words))
     else:
@@ -78,6 +79,14 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     _total, available = reader.run(_capacity(reader.pool))
     obstacle = _SERVICE if nova and service_runs() else ""
     return Host(session, reader, available, held, journal, guests, layout, seen, chosen, obstacle)
+
+
+def _words(formats: Mapping[str, str]) -> Mapping[str, str]:
+    """What the operator says of formats."""
+    for path, format in formats.items():
+        if format not in FORMATS:
+            raise BadInput(f"The format of {path} is stated as {shown(str(format))}: it can be {' or '.join(FORMATS)}.")
+    return formats
 
 
 async def _capacity(pool: Pool) -> tuple[int, int]:
@@ -92,6 +101,7 @@ def _files(
     journal: Journal,
     guests: Guests,
     params: Fields,
+    words: Mapping[str, str],
 ) -> tuple[FoundLayout, Seen]:
     """A layout of files, beside the pool in ``root``."""
     path = os.path.abspath(params["path"])
@@ -108,7 +118,7 @@ def _files(
         held=held,
         journal=journal,
         files=OldFiles(reader.backend, session.host),
-        words=params["formats"] or {},
+        words=words,
         base_word=params["base_format"] or "",
         elements=_by_file(guests),
         users=users_of_files(paths, session.host.uses),
