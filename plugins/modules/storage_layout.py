@@ -46,8 +46,8 @@ options:
         managed save counts as such. It is done by a later run. The guest goes on meanwhile, and boots from the pool
         when it is started the next time.
       - V(rolled_back) puts back what was converted and is not finalized, as it was. Names, link counts and modes of
-        files, backing pointers, and definitions of guests. The instances have to be off. The header of a disk that has not run
-        since is the same, bit for bit.
+        files, backing pointers, and definitions of guests. The instances have to be off. The header of a disk that has
+        not run since is the same, bit for bit.
       - V(finalized) takes the old names away, after it has compared inode and pointer. There is no way back from that.
     type: str
     choices: [planned, converted, rolled_back, finalized]
