@@ -49,6 +49,7 @@ async def read_volumes(
         if match is not None:
             found.setdefault(match["instance"], {})[match["rest"]] = name
     named = _named(backend, guests)
+    named_paths = {element.path for _guest, elements in guests for element in elements}
     for instance, volumes in found.items():
         disks = []
         flaws = []
@@ -58,6 +59,8 @@ async def read_volumes(
                 flaws.append(f"it is being rescued ({name}): unrescue it first")
             elif not role:
                 left.append((name, "not understood"))
+            elif f"/dev/mapper/{name}-dmcrypt" in named_paths:
+                flaws.append(f"{name} is encrypted by Nova's own device, which is not converted")
             else:
                 disks.append(await _disk(pool, backend, held, instance, role, name, named.get(name, ()), words))
         entry = journal.instances.get(instance)
