@@ -254,10 +254,10 @@ class RbdVolumes:
             with self._pool.open(image, "look at", SNAPSHOT) as opened:
                 protected = self._pool.clone_format == 2 or opened.is_protected_snap(SNAPSHOT)
                 size: int = opened.size()
+            if not protected:
+                self.seal(image)  # it was made when the cluster admitted newer clients only
         except NotFound:
             return -1
-        if not protected:
-            self.seal(image)  # it was made when the cluster admitted newer clients only
         return size
 
     def _clone(self, image: Volume, volume: Volume, size: int, how: str, least: int) -> Outcome:

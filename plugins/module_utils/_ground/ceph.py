@@ -162,6 +162,7 @@ def _configured(access: Access, timeout_seconds: int) -> Any:
         "client_mount_timeout": timeout,
         "rados_mon_op_timeout": timeout,
         "rados_osd_op_timeout": str(2 * timeout_seconds),
+        "rbd_cache": "false",  # images are read and written once, and an error belongs to the write that had it
         **dict(access.options),
     }
     if access.hosts:

@@ -27,7 +27,7 @@ except ImportError:
 
 _AHEAD = 6
 """Blocks that are read, or wait to be taken, at a time."""
-_IN_FLIGHT = 32 << 20
+_IN_FLIGHT = 16 << 20
 """Bytes that are written and not yet confirmed."""
 _FIRST_SIZE = 1 << 30
 
