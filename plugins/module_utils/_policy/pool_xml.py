@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 
 from .pool_ceph import CephSource
 from .pool_group import VolumeGroup
-from .pool_names import shown as shown
 from .pool_nfs import NfsExport
 
 Source = Union[NfsExport, CephSource, VolumeGroup]

@@ -19,7 +19,8 @@ from .._ground.command import Runner
 from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
-from .._policy.pool_xml import read, shown
+from .._policy.pool_names import shown
+from .._policy.pool_xml import read
 from .._records.folder import OWNER
 from .._records.types import Volume
 from .kinds import KINDS, LEASE, Surroundings, open_parts
