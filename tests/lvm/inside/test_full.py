@@ -58,6 +58,7 @@ def write(bed: LvmBed, volume: Volume, start: int, end: int, byte: bytes = b"w")
         f"of={bed.at(volume)[1]}",
         "bs=1M",
         f"seek={start // MIB}",
+        "iflag=fullblock",
         "oflag=direct",
         "conv=notrunc",
         "status=none",
