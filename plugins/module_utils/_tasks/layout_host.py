@@ -23,7 +23,8 @@ from .._ground.usage import users_of_files
 from .._policy.conversion import FORMATS
 from .._policy.guest_disks import DiskElement, disk_elements
 from .._policy.plan import Fields
-from .._policy.pool_xml import WITH_FOLDER, read, shown
+from .._policy.pool_names import shown
+from .._policy.pool_xml import WITH_FOLDER, read
 from .layout_folder import folder_layout
 from .layout_look import Around, Seen, understand
 from .layout_pool import ConvertingSession, OldFiles
