@@ -187,7 +187,7 @@ def test_an_image_whose_source_does_not_tell_its_size(bed: LvmBed, tmp_path: Pat
     packed = tmp_path / "packed.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
     volume = recorded(bed, bed.image())
-    source = SourceSpec(str(packed), "raw", compression="gzip")
+    source = SourceSpec(str(packed), "raw", compression="gz")
     facts = bed.do(bed.volumes.fill(volume, Incoming(source, BOUNDS)))
     assert facts["size"] == 10 * MIB + 1024
     assert bed.do(bed.volumes.digest(volume)) == facts["content"]
@@ -239,7 +239,8 @@ def test_a_user_shows_whatever_it_uses_the_device_by(thin: LvmBed, way: str, tmp
     place = thin.at(volume)[1]
     undo: Sequence[str] = ()
     if way == "open":
-        user = subprocess.Popen(["sleep", "1000"], stdin=os.open(place, os.O_RDONLY))
+        with open(place, "rb") as device:
+            user = subprocess.Popen(["sleep", "1000"], stdin=device)
         who, undo = f"process {user.pid}", ["kill", str(user.pid)]
     elif way == "loop":
         program("modprobe", "loop")
