@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from .._ground.contents import Content, Means, RawReader
+from .._ground.disk_data import DiskReader
 from .._ground.intake import Sink
 from .._ground.ops import Facts, Op, Outcome
 from .._policy.disk_xml import Location
@@ -34,7 +35,8 @@ class Capabilities:
     to the format of the disk it makes, the default first; a disk made in one of the ``independent`` ways needs no
     image once it is made. A volume is adopted in one of the formats of ``disk_names``; one of
     ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
-    to be told of the image under its disk.
+    to be told of the image under its disk, ``deltas`` whether a disk tells what it has of its own over its image, and
+    a clone takes that from another.
     """
 
     backend: str
@@ -45,6 +47,7 @@ class Capabilities:
     independent: frozenset[str] = frozenset()
     moves_adopted: frozenset[str] = frozenset()
     spells_backing: bool = True
+    deltas: bool = False
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""
@@ -132,6 +135,11 @@ class Volumes:
         what a broken fill leaves is removed, never resumed. Raises UnsafeImage, SourceError, OutOfSpace."""
         return self._op("fill", volume, content)
 
+    def patch(self, volume: Volume, content: Any) -> Op[Facts]:
+        """Write over a new clone what a disk has of its own (see ``_ground.disk_data``); durable. Where it breaks off,
+        the volume is of no use. Only where the backend has ``deltas``."""
+        return self._op("patch", volume, content)
+
     def digest(self, volume: Volume) -> Op[str]:
         """The content digest of a sealed image, read anew."""
         return self._op("digest", volume, writes=False)
@@ -213,6 +221,10 @@ class Backend(Protocol):
 
     def reading(self, volume: Volume) -> AbstractContextManager[RawReader]:
         """A sealed image, open for reading; raises NotFound where there is none."""
+
+    def disk_data(self, volume: Volume, own: bool = False) -> AbstractContextManager[DiskReader]:
+        """A disk that nobody uses, open for reading and, as far as the storage can, kept from guests meanwhile: all of
+        it or, with ``own``, what it has over its image. Raises InUse or NotFound."""
 
     def others(self) -> Sequence[str]:
         """Names of what stands in the pool and is no volume, nor anything of ours."""

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
 from .._ground.contents import Content, FileReader, FileSink, Incoming, Means, RawReader
+from .._ground.disk_data import DiskReader, keep_still, own_data, qcow2_disk, raw_disk
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import share_extents
@@ -36,6 +37,7 @@ from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.qcow2 import read_header, read_size
+from .._ground.qcow2_clusters import OverlaySink
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._ground.usage import users_of_files
 from .._policy.disk_xml import Location
@@ -57,6 +59,7 @@ CAPABILITIES = Capabilities(
     },
     independent=frozenset({"reflink", "copy"}),
     moves_adopted=frozenset({"raw"}),
+    deltas=True,
 )
 _CHANGING = Limits(wall_seconds=24 * 3600)
 
@@ -138,6 +141,30 @@ class FileVolumes:
                 yield FileReader(descriptor, os.fstat(descriptor).st_size)
         except FileNotFoundError:
             raise NotFound(f"There is no volume {volume} in the pool.") from None
+
+    @contextlib.contextmanager
+    def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
+        """See Backend."""
+        with contextlib.ExitStack() as stack:
+            try:
+                descriptor = stack.enter_context(self._folder.open(volume, os.O_RDONLY))
+            except FileNotFoundError:
+                raise NotFound(f"There is no volume {volume} in the pool.") from None
+            keep_still(descriptor, f"The volume {volume}")
+            if volume.format == "raw":
+                yield raw_disk(descriptor, os.fstat(descriptor).st_size)
+            elif own:
+                yield own_data(descriptor, str(volume))
+            else:
+                yield qcow2_disk(descriptor, str(volume), self._open_below(volume, stack))
+
+    def _open_below(self, volume: Volume, stack: contextlib.ExitStack) -> int | None:
+        """The image under a qcow2 file, open for reading as long as ``stack`` stands."""
+        path, _size = self._image_below(volume)
+        if path is None:
+            return None
+        name = os.path.relpath(path, self.root)
+        return stack.enter_context(self._folder.open(Volume(name, "raw"), os.O_RDONLY))
 
     def others(self) -> Sequence[str]:
         """See Backend."""
@@ -239,6 +266,16 @@ class FileVolumes:
         with self._folder.new(volume) as descriptor:
             yield FileSink(descriptor, path), Means(self._runner, self._staging, self._beat, tuple(self._inherit()))
         sync_folder(os.path.dirname(path))
+
+    def patch(self, volume: Volume, content: Content) -> Facts:
+        """See the contract."""
+        with contextlib.ExitStack() as stack:
+            descriptor = stack.enter_context(self._folder.open(volume, os.O_RDWR))
+            image = self._open_below(volume, stack)
+            if image is None:
+                raise BadInput(f"The volume {volume} is no clone, so there is nothing to write over.")
+            sink = OverlaySink(descriptor, str(volume), image)
+            return content.pour([sink], Means(self._runner, self._staging, self._beat, tuple(self._inherit())))
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""

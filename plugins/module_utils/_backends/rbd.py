@@ -25,12 +25,13 @@ from typing import Any, TypeVar
 from .._ground.ceph import Cluster, told
 from .._ground.command import Runner
 from .._ground.contents import Content, Incoming, Means, RawReader
+from .._ground.disk_data import DiskReader
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.inspection import round_up
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host, Use
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
-from .._ground.rbd_image import RbdReader, RbdSink, allocated, flatten, has_invalid_map, parent_of
+from .._ground.rbd_image import RbdDisk, RbdReader, RbdSink, allocated, flatten, has_invalid_map, parent_of
 from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.staging import make_staging, sweep_staging
 from .._policy.disk_xml import Location
@@ -139,6 +140,12 @@ class RbdVolumes:
         """See Backend."""
         with self._pool.open(volume, "read", SNAPSHOT) as image:
             yield RbdReader(image)
+
+    @contextlib.contextmanager
+    def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
+        """See Backend. Always all of it: what Ceph tells of a clone alone leaves out objects that were discarded."""
+        with self._pool.open(volume, "read") as image:
+            yield RbdDisk(image)
 
     def others(self) -> Sequence[str]:
         """See Backend. Images in the trash can come back."""
