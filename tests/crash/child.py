@@ -77,13 +77,14 @@ def parts(root: str, runner: Runner) -> Parts:
     return Parts(records, volumes)
 
 
-def run(root: str, act: Act, kill: Kill | None = None) -> Lived:
-    """Do a task in a process of its own, which dies as ``kill`` says; wait for its end."""
+def run(root: str, act: Act, kill: Kill | None = None, beside: Mapping[str, str] | None = None) -> Lived:
+    """Do a task in a process of its own, which dies as ``kill`` says; wait for its end. ``beside`` tells where further
+    pools are, by name."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _live(root, act, kill, writing)
+        _live(root, act, kill, writing, beside or {})
     os.close(writing)
     with os.fdopen(reading, encoding="utf-8") as pipe:
         told = [json.loads(line) for line in pipe]
@@ -98,7 +99,7 @@ def run(root: str, act: Act, kill: Kill | None = None) -> Lived:
     return lived
 
 
-def _live(root: str, act: Act, kill: Kill | None, pipe: int) -> NoReturn:
+def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str, str]) -> NoReturn:
     signal.alarm(WALL)
 
     def tell(key: str, value: Any) -> None:
@@ -109,7 +110,7 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int) -> NoReturn:
         runner = Stopping(kill.number if kill is not None and kill.where == "program" else 0, tell)
         opened = parts(root, runner)
         pool = Pool(NAME, opened.volumes.capabilities(), OWNER + secrets.token_hex(8), LEASE)
-        performer = Performer({NAME: opened})
+        performer = Performer({NAME: opened, **{name: parts(path, runner) for name, path in beside.items()}})
         count = itertools.count(1)
 
         def perform(waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 BASE = "ansible_collections.virt.storage.plugins.module_utils"
-FILES = ("rules", "pool", "cache", "disks", "reclaim", "rebuild")
+FILES = ("rules", "pool", "cache", "disks", "reclaim", "rebuild", "moving")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Algorithms:
     disks: Any
     reclaim: Any
     rebuild: Any
+    moving: Any
 
 
 def shipped() -> Algorithms:

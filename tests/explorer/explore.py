@@ -183,7 +183,7 @@ class Scheduler:
         if begun is not None:
             return {actor: self._end(actor, op, begun)}
         if op.primitive in ("states", "references"):
-            folder = "records" if op.primitive == "states" else op.args[0]
+            folder = self.world.folder_of(op)
             views = self.world.views(me, folder)
             picked = self.choices.pick(len(views)) if len(views) > 1 else 0
             if picked == 0:
@@ -209,7 +209,7 @@ class Scheduler:
         """The second half: a listing passes over what moved meanwhile; a mutation becomes durable."""
         me = actor + self.first
         if op.primitive == "states":
-            views = self.world.views(me, "records")
+            views = self.world.views(me, self.world.folder_of(op))
             late = views[0] if begun.early == views[0] or self.choices.pick(2) == 0 else begun.early
             listing = self.world.listing(late, begun.early)
             self.tell(actor, "lists %s" % ", ".join("%s=%s" % item for item in sorted(listing.states.items())))

@@ -17,6 +17,7 @@ def always(world: World, acknowledged: set[str], kept: set[str]) -> None:
     """Holds 1, 2, 3, 6 and 7 on what everybody sees now. ``kept`` are volumes of others, which must stay."""
     slots: dict[tuple[str, str], str] = {}
     named: dict[str, str] = {}
+    superseded = world.superseded()
     for name in kept - set(world.seen.volumes):
         raise Violation("hold 6: the volume %s, which was somebody's disk, is lost" % name)
     for record_id, entry in world.seen.records.items():
@@ -27,6 +28,8 @@ def always(world: World, acknowledged: set[str], kept: set[str]) -> None:
         elif entry.state in USABLE:
             _disk(world, record_id, entry.body, entry.state, content)
             slot = (entry.body.instance, entry.body.role)
+            if record_id in superseded:
+                continue
             if slot in slots:
                 raise Violation("hold 7: two disks hold one place: %s and %s" % (slots[slot], record_id))
             slots[slot] = record_id
@@ -37,6 +40,7 @@ def always(world: World, acknowledged: set[str], kept: set[str]) -> None:
         entry_now = world.seen.records.get(record_id)
         if entry_now is None or entry_now.state not in (*USABLE, State.RETIRED):
             raise Violation("hold 6: %s was acknowledged, and nobody removed it, but it is not there" % record_id)
+    world.check()
 
 
 def _image(record_id: str, image: Image, content: Content | None) -> None:

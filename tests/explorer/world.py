@@ -94,6 +94,21 @@ class World:
 
     # What others may see
 
+    def folder_of(self, op: Op[Any]) -> str:
+        """The folder that a listing is of."""
+        return "records" if op.primitive == "states" else str(op.args[0])
+
+    def superseded(self) -> set[str]:
+        """Records of disks that do not count any more, although they stand."""
+        return set()
+
+    def check(self) -> None:
+        """What must hold besides the holds; raises Violation."""
+
+    def folders(self) -> list[str]:
+        """Every folder there is."""
+        return ["records", *self.seen.references]
+
     def _folder(self, name: str) -> Any:
         if name == "records":
             return {record_id: entry.state for record_id, entry in self.seen.records.items()}
@@ -148,7 +163,7 @@ class World:
         self.history.clear()
         self.last_write.clear()
         self.last_seen.clear()
-        for folder in ["records", *self.seen.references]:
+        for folder in self.folders():
             self._remember(folder)
 
     def die(self, actor: int) -> None:
@@ -396,5 +411,5 @@ def place(world: World, records: Iterable[tuple[Record, State]]) -> None:
             world.seen.volumes[record.volume.name] = Content(holds, sealed=record.kind == "image", backing=base)
             world.used_names.add(record.volume.name)
     world.durable = deepcopy(world.seen)
-    for folder in ["records", *world.seen.references]:
+    for folder in world.folders():
         world._remember(folder)

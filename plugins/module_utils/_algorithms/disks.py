@@ -77,7 +77,7 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
 
     Both the record and the reference to the image stand before the listing that permits the volume.
     """
-    standing = await _clear_slot(pool, wish)
+    standing = await standing_in(pool, wish.instance, wish.role)
     if standing is not None:
         await _leave(pool, wish, standing)
         return Made(standing, made=False)
@@ -119,10 +119,10 @@ async def _stands(pool: Pool, image: Image | None) -> bool:
     return image is None or await state_of(pool, image.id) is State.READY
 
 
-async def _clear_slot(pool: Pool, wish: DiskWish) -> Disk | None:
-    """The disk that stands in the wished place, if any. What a dead owner left there is taken over."""
+async def standing_in(pool: Pool, instance: str, role: str) -> Disk | None:
+    """The disk that stands in a place, if any. What a dead owner left there is taken over."""
     listing = await pool.records.states()
-    for record_id in listing.slot(wish.instance, wish.role):
+    for record_id in listing.slot(instance, role):
         state = listing.state(record_id)
         if state is State.MOVING:
             await end_stateless(pool, record_id)
