@@ -53,9 +53,20 @@ options:
   pool:
     description:
       - The storage pool of all disks that do not name their own. It has to be active.
-      - A disk that exists in another pool of this host is not made a second time, and not moved.
+      - A disk that exists in another pool of this host is not made a second time, and moved only with O(allow_move).
       - Mutually exclusive with O(flavor).
     type: str
+  allow_move:
+    description:
+      - Have disks that stand in another pool of this host moved to the pool that is asked for, O(pool) or
+        O(disks[].pool). Without it they are refused. A disk asked for by flavor stays where it is.
+      - A disk that moves must not be in use. It gets a new id and path, so its guest has to be defined anew, with
+        RV(disks[].xml). The disk left behind is removed when the new one is ready; until then it counts.
+      - Where the pool has the same image ready, only what the disk has of its own is copied. Otherwise all of its data
+        is, and the disk needs no image any more. RV(plan[].reason) tells why.
+      - A move that was broken off is brought to its end, or taken back, by the next task about the disk.
+    type: bool
+    default: false
   flavor:
     description:
       - The flavor of all disks that name neither a pool nor a flavor of their own. It chooses the pool.
@@ -352,6 +363,13 @@ EXAMPLES = r"""
       - instance: web1
         flattened: true
 
+- name: Move the disk of a guest that is shut off to another pool
+  virt.storage.instance_disk:
+    pool: nvme
+    allow_move: true
+    disks:
+      - instance: web1
+
 - name: Take over the disk that virt-install made in the pool, and the file of a former hypervisor
   virt.storage.instance_disk:
     pool: ssd
@@ -422,8 +440,8 @@ plan:
       type: int
       sample: 0
     strategy:
-      description: How a disk is made.
-      returned: for disks of images and imports
+      description: How a disk is made, or moved, V(delta) or V(whole).
+      returned: for disks of images, imports and moves
       type: str
       sample: overlay
     reason:
@@ -492,6 +510,15 @@ disks:
       description: Why so.
       type: str
       sample: a qcow2 overlay costs the same whatever the size of its image
+    moved:
+      description:
+        - What moving the disk took, V(from) the name of the pool, V(bytes_read) there and V(bytes_written) here.
+      returned: for disks that the task moved
+      type: dict
+      sample:
+        from: hdd
+        bytes_read: 1769472
+        bytes_written: 1769472
     target:
       description: The name that the element gives the disk in the guest.
       type: str
@@ -588,6 +615,7 @@ ARGUMENTS = {
         "options": DISK,
         "mutually_exclusive": [("pool", "flavor")],
     },
+    "allow_move": {"type": "bool", "default": False},
     "uri": {"type": "str", "default": "qemu:///system"},
 }
 

@@ -75,6 +75,49 @@ class Offer:
     needs_image: bool = False
 
 
+@dataclass(frozen=True)
+class Moving:
+    """A disk that stands in pool ``source`` and is to move: how (``delta`` or ``whole``), why so, and how many bytes
+    are read there, all of which are written."""
+
+    source: str
+    strategy: str
+    reason: str
+    amount: int
+
+
+def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
+    """The steps that bring a disk of another pool here, as it is wanted. Raises BadInput or InUse as ``plan`` does."""
+    _check_origin(want, have.origin, Offer())
+    if want.kind == "config" and have.origin.get("config") not in (None, want.content):
+        raise BadInput(
+            f"The {want.what} stands in pool {moving.source} and holds other files than the task gives: move it with a "
+            "task that does not give config, then replace it."
+        )
+    if have.users:
+        raise InUse(
+            f"The disk {want.role} of {want.instance} in pool {moving.source} is in use by {have.users}: stop what "
+            "uses it, then move it."
+        )
+    steps = _Steps(want.what)
+    how = "its own data" if moving.strategy == "delta" else "all of its data"
+    way = f"from pool {moving.source} to pool {want.pool} ({how}, {in_words(moving.amount)})"
+    sentence = f"move disk {want.role} of {want.instance} {way}"
+    steps.actions.append(
+        Action("move", want.what, sentence, moving.amount, moving.amount, moving.strategy, moving.reason)
+    )
+    steps.before["pool"], steps.after["pool"] = moving.source, want.pool
+    _grow(steps, want, have.size)
+    return steps.plan()
+
+
+def plan_finish(instance: str, role: str, source: str, pool: str) -> Plan:
+    """The one step that is left of a move that was broken off after its copy had become the disk."""
+    what = f"disk {role} of {instance} in pool {pool}"
+    sentence = f"finish the move of disk {role} of {instance} from pool {source} to pool {pool}"
+    return Plan((Action("finish", what, sentence),), {what: {"left_in": source}}, {what: {"left_in": None}})
+
+
 def plan(want: Wanted, have: Found | None, offer: Offer) -> Plan:
     """The steps from ``have`` to ``want``. Raises BadInput for what cannot be, InUse where a guest is in the way."""
     if have is None:

@@ -144,13 +144,12 @@ async def _holders(pool: Pool, listing: Listing) -> dict[str, str]:
     return held
 
 
-def refuse_elsewhere(session: Session, sites: Sequence[Site]) -> None:
-    """A disk that stands in another pool of this host is not made a second time."""
+def elsewhere(session: Session, sites: Sequence[Site]) -> dict[Slot, list[str]]:
+    """The other pools of this host in which disks stand that are not where they are asked for."""
     missing = {order.slot: order.want for site in sites for order in site.missing()}
-    if not missing:
-        return
+    found: dict[Slot, list[str]] = {}
     seen = {site.name: site.listing for site in sites}
-    for name in session.names():
+    for name in session.names() if missing else ():
         try:
             listing = seen.get(name) or _listing(session, name)
         except StorageError as error:
@@ -158,9 +157,20 @@ def refuse_elsewhere(session: Session, sites: Sequence[Site]) -> None:
             continue
         for slot, want in missing.items():
             if name != want.pool and any(listing.state(each) in USABLE for each in listing.slot(*slot)):
+                found.setdefault(slot, []).append(name)
+    return found
+
+
+def refuse_elsewhere(standing: Mapping[Slot, Sequence[str]], sites: Sequence[Site], allow_move: bool) -> None:
+    """A disk that stands in another pool of this host is not made a second time, and moved only where that is said."""
+    for site in sites:
+        for order in site.missing():
+            names, want = standing.get(order.slot, ()), order.want
+            if names and not (allow_move and len(names) == 1):
+                move = "" if allow_move else "set allow_move to have the disk moved, "
                 raise BadInput(
-                    f"The disk {want.role} of {want.instance} stands in pool {name}, not in {want.pool}: name that "
-                    "pool, or remove the disk there first."
+                    f"The disk {want.role} of {want.instance} stands in pool {' and in pool '.join(names)}, not in "
+                    f"{want.pool}: name that pool, {move}or remove the disk there first."
                 )
 
 

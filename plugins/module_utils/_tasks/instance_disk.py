@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._algorithms.cache import fill, look_up
 from .._algorithms.disks import delete, flatten, grow, make
+from .._algorithms.moving import Moved
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk_by_id
 from .._ground.drive import Ended
@@ -23,9 +24,10 @@ from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
 from .disk_contents import Recipe, recipe
+from .disk_moves import Move, attended, broken_off, left_over, moves_into, settle_left, superseded
 from .disk_placement import everywhere, placed
 from .disk_result import changed, describe, described_fully, foreseen, with_targets
-from .disk_site import Site, Slot, look, look_at_volumes, refuse_elsewhere, refuse_lost
+from .disk_site import Site, Slot, elsewhere, look, look_at_volumes, refuse_elsewhere, refuse_lost
 from .disk_wishes import UNMADE, Order, orders
 from .session import Session, first_error
 
@@ -36,8 +38,8 @@ def task(params: Fields, check_mode: bool) -> Fields:
     gc.set_threshold(100_000, 50, 100)
     session = Session(params["uri"], check_mode)
     ordered = orders(params, session.warnings)
-    work = {"present": _present, "absent": _absent}[params["state"]]
-    result = work(session, ordered)
+    present = params["state"] == "present"
+    result = _present(session, ordered, params["allow_move"]) if present else _absent(session, ordered)
     return {**result, "warnings": session.warnings}
 
 
@@ -71,40 +73,70 @@ def _is_disk(listing: Listing, record_id: str, instances: set[str]) -> bool:
 @dataclass(frozen=True)
 class Step:
     """What is to be done about one disk of the task: ``seen`` is the disk as it stands, ``recipe`` how it is made
-    where it does not, or is made anew."""
+    where it does not, or is made anew, ``move`` how it is brought here from another pool."""
 
     order: Order
     plan: Plan
     seen: SeenDisk | None
     recipe: Recipe | None
+    move: Move | None = None
 
     def does(self, verb: str) -> bool:
         """Whether the plan has such an action."""
         return any(action.verb == verb for action in self.plan.actions)
 
 
-def _present(session: Session, ordered: Sequence[Order]) -> Fields:
+def _present(session: Session, ordered: Sequence[Order], allow_move: bool) -> Fields:
     ordered = placed(session, ordered)
-    sites = look(session, ordered)
-    refuse_elsewhere(session, sites)
-    steps = {site.name: list(_steps(session, site)) for site in sites}
+    sites, standing, finished = _found(session, ordered)
+    refuse_elsewhere(standing, sites, allow_move)
+    steps = {site.name: list(_steps(session, site, standing)) for site in sites}
     plans = {step.order.slot: step.plan for site in sites for step in steps[site.name]}
-    joined = Plan.join(plans[order.slot] for order in ordered)
+    joined = Plan.join([*finished, *(plans[order.slot] for order in ordered)])
+    moved: dict[Slot, Fields] = {}
     if joined.changed and not session.check_mode:
-        first_error([ended for site in sites for ended in _apply(session, site, steps[site.name])])
+        first_error([ended for site in sites for ended in _apply(session, site, steps[site.name], moved)])
         made = {site.name: site for site in look(session, [each for each in ordered if plans[each.slot].changed])}
         for site in sites:
             if site.name in made:
                 site.disks.update(made[site.name].disks)
     shown = {step.order.slot: _shown(session, site, step) for site in sites for step in steps[site.name]}
+    for slot, facts in moved.items():
+        shown[slot]["moved"] = facts
     return {**joined.to_result(), "disks": with_targets([shown[o.slot] for o in ordered], [o.want for o in ordered])}
 
 
-def _steps(session: Session, site: Site) -> Iterator[Step]:
+def _found(session: Session, ordered: Sequence[Order]) -> tuple[list[Site], dict[Slot, list[str]], list[Plan]]:
+    """The pools of the task, the other pools that its disks stand in, and what was left to do of moves that were broken
+    off: a run does that first, since nothing else can be told before; a check run looks as if it had been done."""
+    sites = look(session, ordered)
+    standing = elsewhere(session, sites)
+    left = broken_off(session, sites, standing)
+    if left and not session.check_mode:
+        settle_left(session, left)
+        sites = look(session, ordered)
+    for site in sites if left else ():
+        for slot in superseded(left, site.name):
+            site.disks.pop(slot, None)
+    if left:
+        gone = {name: superseded(left, name) for name in session.names()}
+        standing = {
+            slot: names
+            for slot, all_names in elsewhere(session, sites).items()
+            if (names := [name for name in all_names if slot not in gone[name]])
+        }
+    return sites, standing, [each.plan() for each in left]
+
+
+def _steps(session: Session, site: Site, standing: Mapping[Slot, Sequence[str]]) -> Iterator[Step]:
     """What is to be done in one pool, disk by disk. Pure but for what has to be looked up."""
     users = _users_in_the_way(session, site)
+    moves = moves_into(session, site, standing)
     for order in site.orders:
         want, seen = order.want, site.disks.get(order.slot)
+        if order.slot in moves:
+            yield Step(order, moves[order.slot].plan(want), None, None, moves[order.slot])
+            continue
         if seen is None or seen.stat is None:
             made = recipe(session, site, order)
             yield Step(order, plan(want, None, made.offer), None, made)
@@ -141,7 +173,9 @@ def _shown(session: Session, site: Site, step: Step) -> Fields:
     """The disk as it is now; in check mode, as it would be."""
     seen = site.disks.get(step.order.slot)
     after = step.plan.after.get(step.order.want.what, {})
-    if site.pool is None or seen is None or (session.check_mode and step.does("replace")):
+    if site.pool is not None and seen is None and step.move is not None:
+        shown = step.move.foreseen(session, site.pool, after)
+    elif site.pool is None or seen is None or (session.check_mode and step.does("replace")):
         shown = foreseen(site.name, step.order.want, step.recipe, after)
         shown["pool"] = None if site.name == UNMADE else site.name
     else:
@@ -152,7 +186,7 @@ def _shown(session: Session, site: Site, step: Step) -> Fields:
     return shown
 
 
-def _apply(session: Session, site: Site, steps: Sequence[Step]) -> list[Ended]:
+def _apply(session: Session, site: Site, steps: Sequence[Step], moved: dict[Slot, Fields]) -> list[Ended]:
     """Carry out what is planned for one pool: templates first, then all disks side by side. One that fails leaves
     the others alone."""
     pool = site.pool
@@ -161,10 +195,11 @@ def _apply(session: Session, site: Site, steps: Sequence[Step]) -> list[Ended]:
         return []
     broken = _fill_templates(session, site, pool, due)
     able = [step for step in due if not (step.recipe and step.recipe.template and step.recipe.template.key in broken)]
-    tasks = [_provide(pool, step) for step in able]
+    tasks = [(pool, _provide(pool, step, moved)) for step in able]
     used = {site.stock[s.order.want.content].image.id for s in able if s.order.want.content in site.stock}
     now = session.now()
-    ended = session.work(pool, [*tasks, *(_note_use(pool, each, now) for each in sorted(used))])
+    uses = [(pool, _note_use(pool, each, now)) for each in sorted(used)]
+    ended = session.work_in([*tasks, *uses, *attended(step.move for step in able if step.move)])
     return [*(Ended(error=error) for error in broken.values()), *ended]
 
 
@@ -182,8 +217,8 @@ async def _note_use(pool: Pool, image_id: str, now: str) -> None:
     await pool.records.note(image_id, "use", {"at": now})
 
 
-async def _provide(pool: Pool, step: Step) -> None:
-    """One disk, as its plan says."""
+async def _provide(pool: Pool, step: Step, moved: dict[Slot, Fields]) -> None:
+    """One disk, as its plan says; what moving it took is put into ``moved``."""
     disk = step.seen.disk if step.seen is not None else None
     try:
         if step.does("replace") and disk is not None:
@@ -191,6 +226,9 @@ async def _provide(pool: Pool, step: Step) -> None:
             disk = None
         if disk is None and step.recipe is not None:
             disk = (await make(pool, step.recipe.wish)).disk
+        if step.move is not None:
+            came = await step.move.carry_out(pool)
+            disk, moved[step.order.slot] = came.disk, _cost(step.move, came)
         if disk is not None and step.does("grow"):
             await grow(pool, disk, step.order.want.bytes)
         if disk is not None and step.does("flatten"):
@@ -204,11 +242,16 @@ async def _provide(pool: Pool, step: Step) -> None:
         raise
 
 
+def _cost(move: Move, came: Moved) -> Fields:
+    return {"from": move.source.name, **{name: came.facts.get(name, 0) for name in ("bytes_read", "bytes_written")}}
+
+
 # absent
 
 
 def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
     going: list[tuple[Pool, list[Disk]]] = []
+    finished: list[Plan] = []
     ordered = everywhere(session, ordered)
     for name in dict.fromkeys(order.want.pool for order in ordered):
         pool = session.open(name, make=False)
@@ -216,11 +259,15 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
             inventory, listing = look_at_volumes(session.run, pool), session.run(listing_of(pool))
             slots = {order.slot for order in ordered if order.want.pool == name}
             refuse_lost(session.run, pool, inventory, listing, slots)
-            ids = _meant(listing, slots)
-            ended = session.run_all([_see_to_remove(pool, record_id) for record_id in ids])
-            first_error(ended)
-            going.append((pool, [each.value for each in ended]))
-    removals = Plan.join(_removal(pool.name, disk) for pool, disks in going for disk in disks)
+            disks = _see_all(session, pool, _meant(listing, slots))
+            left = left_over(session, pool, disks, slots)
+            if left and not session.check_mode:
+                settle_left(session, left)
+                disks = _see_all(session, pool, _meant(session.run(listing_of(pool)), slots))
+            finished += [each.plan() for each in left]
+            gone = superseded(left, name)
+            going.append((pool, [disk for disk in disks if (disk.instance, disk.role) not in gone]))
+    removals = Plan.join([*finished, *(_removal(pool.name, disk) for pool, disks in going for disk in disks)])
     if not session.check_mode:
         ended = []
         for pool, disks in going:
@@ -228,6 +275,12 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
                 ended += session.work(pool, [delete(pool, disk) for disk in disks])
         first_error(ended)
     return {**removals.to_result(), "disks": []}
+
+
+def _see_all(session: Session, pool: Pool, ids: Sequence[str]) -> list[Disk]:
+    ended = session.run_all([_see_to_remove(pool, record_id) for record_id in ids])
+    first_error(ended)
+    return [each.value for each in ended]
 
 
 def _meant(listing: Listing, slots: Collection[Slot]) -> list[str]:

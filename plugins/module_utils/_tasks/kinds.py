@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,10 @@ class NoRecords:
     def notes(self, record_id: str) -> Fields:
         """No facts."""
         return {}
+
+    def references(self, record_id: str) -> Iterable[str]:
+        """No names."""
+        return ()
 
     def busy(self) -> tuple[str, ...]:
         """Nobody."""

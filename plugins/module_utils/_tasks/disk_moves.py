@@ -1,0 +1,204 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Note that this module util is PRIVATE to the collection. It can have breaking changes at any time.
+
+"""Disks that stand in another pool than they are asked for in, and those that moves left in two."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._algorithms.cache import look_up
+from .._algorithms.moving import MOVES, Mark, Moved, MoveWish, marks, move, moved_from, settle_moves
+from .._algorithms.pool import Pool
+from .._algorithms.survey import SeenDisk, listing_of, see_disk
+from .._ground.disk_data import DiskData
+from .._ground.errors import NotFound, StorageError
+from .._policy.disk_plan import Found, Moving, Wanted, plan_finish, plan_move
+from .._policy.plan import Fields, Plan
+from .._records.types import USABLE, Disk, Image, State
+from .disk_result import CHAIN, describe
+from .disk_site import Site, Slot
+from .session import Session, first_error
+
+
+@dataclass(frozen=True)
+class Move:
+    """A disk that is to be moved out of ``source``, as it stands there, and what that takes."""
+
+    source: Pool
+    seen: SeenDisk
+    wish: MoveWish
+    moving: Moving
+    pools: Mapping[str, Pool]
+    users: str = ""
+
+    def plan(self, want: Wanted) -> Plan:
+        """The steps."""
+        found = Found(self.wish.size, self.seen.disk.origin, self.seen.backing is not None, self.users)
+        return plan_move(want, found, self.moving)
+
+    async def carry_out(self, target: Pool) -> Moved:
+        """Have the disk in ``target``."""
+        return await move(self.source, target, self.pools, self.wish)
+
+    def foreseen(self, session: Session, target: Pool, after: Fields) -> Fields:
+        """The disk as a check run foresees it. Its id, its path, and what follows from them, are not known before."""
+        image = self.wish.image
+        return {
+            **describe(session, self.source, self.seen),
+            **dict.fromkeys(("id", "path", "format", CHAIN)),
+            "pool": target.name,
+            "state": "ready",
+            "size": after.get("size", self.wish.size),
+            "backing": image.id if image else None,
+            "strategy": target.capabilities.default_clone if image else "copy",
+            "reason": self.moving.reason,
+        }
+
+
+def moves_into(session: Session, site: Site, standing: Mapping[Slot, Sequence[str]]) -> dict[Slot, Move]:
+    """The moves that bring disks to a site which stand in other pools, each in one."""
+    found = {}
+    for order in site.missing():
+        if site.pool is not None and order.slot in standing:
+            source = session.open(standing[order.slot][0], make=False)
+            if source is not None:
+                found[order.slot] = _move(session, source, site.pool, order.want)
+    return found
+
+
+def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
+    listing = session.run(listing_of(source))
+    seen = session.run(see_disk(source, want.instance, want.role, listing))
+    if seen is None or seen.stat is None:
+        raise NotFound(f"The disk {want.role} of {want.instance} was removed from pool {source.name} meanwhile.")
+    disk = seen.disk
+    pools = {source.name: source, target.name: target}
+    users = session.run(_users(source, disk))
+    wish = MoveWish(disk, seen.stat.size, None)
+    if users:
+        return Move(source, seen, wish, Moving(source.name, "", "", 0), pools, users)
+    image, reason = session.run(_image(source, target, seen, want))
+    backend, own = session.backend(source), image is not None
+    wish = replace(wish, image=image, reason=reason, content=DiskData(lambda: backend.disk_data(disk.volume, own)))
+    with backend.disk_data(disk.volume, own) as reader:
+        moving = Moving(source.name, "delta" if own else "whole", reason, reader.amount())
+    return Move(source, seen, wish, moving, pools)
+
+
+async def _users(pool: Pool, disk: Disk) -> str:
+    users = await pool.volumes.users(disk.volume)
+    return str(users) if users else ""
+
+
+async def _image(source: Pool, target: Pool, seen: SeenDisk, want: Wanted) -> tuple[Image | None, str]:
+    """The image that the disk can stand on in the other pool, with the reason; None where all of it has to be copied.
+
+    One key does not make two images the same: file systems that were made at two times differ. Their digests do.
+    """
+    if seen.backing is None or seen.state is not State.READY:
+        return None, "the disk stands on no image"
+    if want.flattened:
+        return None, "the disk is to need no image"
+    for pool in (source, target):
+        if not pool.capabilities.deltas:
+            return None, f"in pool {pool.name} a disk cannot be told from its image"
+    image = await look_up(target, seen.backing.key)
+    if image is None:
+        return None, f"pool {target.name} does not have the image {seen.backing.name}"
+    ours, theirs = await _content(source, seen.backing), await _content(target, image)
+    if not ours or ours != theirs:
+        return None, f"the image {seen.backing.name} is not known to be the same in both pools"
+    return image, f"pool {target.name} has the same image, so that only what the disk has of its own is copied"
+
+
+async def _content(pool: Pool, image: Image) -> str:
+    return str((await pool.records.notes(image.id)).get("seal", {}).get("content", ""))
+
+
+# What was broken off
+
+
+@dataclass(frozen=True)
+class Left:
+    """A mark that a move left in ``source``; ``done`` where the copy is the disk by now."""
+
+    source: Pool
+    target: Pool
+    mark: Mark
+    done: bool
+
+    def plan(self) -> Plan:
+        """What is to be seen of bringing it to its end. What comes to nothing was never there."""
+        return plan_finish(*self.mark.slot, self.source.name, self.target.name) if self.done else Plan()
+
+
+def broken_off(session: Session, sites: Sequence[Site], standing: Mapping[Slot, Sequence[str]]) -> list[Left]:
+    """The moves of the task's disks that are not at their end, wherever the disks stand."""
+    found = []
+    for site in sites:
+        if site.pool is not None:
+            disks = [seen.disk for seen in site.disks.values()]
+            found += left_over(session, site.pool, disks, {order.slot for order in site.orders})
+    for name in sorted({name for names in standing.values() for name in names}):
+        pool = session.open(name, make=False)
+        if pool is not None:
+            found += left_over(session, pool, (), {slot for slot, names in standing.items() if name in names})
+    return list({(each.source.name, str(each.mark)): each for each in found}.values())
+
+
+def superseded(left: Sequence[Left], pool: str) -> set[Slot]:
+    """The places whose disk in ``pool`` does not count any more, as its copy is the disk."""
+    return {each.mark.slot for each in left if each.done and each.source.name == pool}
+
+
+def left_over(session: Session, pool: Pool, disks: Iterable[Disk], slots: Collection[Slot]) -> list[Left]:
+    """The moves out of ``pool``, or to it, of the disks of some places that are not at their end. ``disks`` are those
+    that stand there. No role in ``slots`` stands for all. A pool that a disk came from and that this host does not have
+    is not asked for any more."""
+    names = [pool.name, *(moved_from(disk)[0] for disk in disks)]
+    here = session.names() if len(set(names)) > 1 else [pool.name]
+    found = []
+    for name in dict.fromkeys(names):
+        source = session.open(name, make=False) if name in here else None
+        for mark in session.run(_marks(source)) if source is not None else ():
+            if source is not None and (mark.slot in slots or (mark.slot[0], "") in slots):
+                found.append(_left(session, source, mark))
+    return found
+
+
+def _left(session: Session, source: Pool, mark: Mark) -> Left:
+    target = session.open(mark.pool, make=False) if mark.pool in session.names() else None
+    if target is None:
+        raise StorageError(
+            f"The disk {mark.slot[1]} of {mark.slot[0]} in pool {source.name} is being moved to pool {mark.pool}, or "
+            "was, and what came of it cannot be seen: run this on a host that has that pool, and with the pool active."
+        )
+    return Left(source, target, mark, session.run(listing_of(target)).state(mark.copy) in USABLE)
+
+
+async def _marks(pool: Pool) -> list[Mark]:
+    return marks(await pool.records.references(MOVES))
+
+
+def settle_left(session: Session, left: Sequence[Left]) -> None:
+    """Bring moves to their end. Raises Busy where one goes on, InUse where a guest holds what was left behind."""
+    targets = {each.target.name: each.target for each in left}
+    disks = {(each.source.name, each.mark.slot): each.source for each in left}
+    tasks: list[tuple[Pool, Any]] = [(target, _nothing()) for target in targets.values()]
+    tasks += [(source, settle_moves(source, targets, *slot)) for (_name, slot), source in disks.items()]
+    first_error(session.work_in(tasks))
+
+
+async def _nothing() -> None:
+    """Lets a pool be attended, and refreshed, of which the task is another pool's."""
+
+
+def attended(moves: Iterable[Move]) -> list[tuple[Pool, Any]]:
+    """What has the pools attended that disks are moved out of."""
+    return [(move.source, _nothing()) for move in moves]
