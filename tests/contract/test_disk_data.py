@@ -76,6 +76,16 @@ def test_all_of_a_disk_fills_a_volume_of_another_pool(origin: RealBed, target: R
     same(origin, disk, target, copy)
 
 
+def test_a_disk_of_a_folder_fills_an_image_in_ceph(target: RealBed, grounds: Callable[[str], Path]) -> None:
+    disk = written(target, image(target))
+    data, amount = data_of(target, disk, own=False)
+    with GROUNDS["rbd"].bed(grounds("rbd") / "goal") as goal:
+        copy = recorded(goal, goal.disk(format="raw"))
+        facts = goal.do(goal.volumes.fill(copy, data))
+        assert (facts["bytes_read"], facts["bytes_written"]) == (amount, amount)
+        same(target, disk, goal, copy)
+
+
 def test_what_a_disk_has_of_its_own_is_written_over_a_clone(origin: RealBed, target: RealBed) -> None:
     if not origin.capabilities.deltas:
         assert origin.name == "rbd"  # it says so, and nobody asks it
