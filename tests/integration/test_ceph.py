@@ -392,10 +392,28 @@ def test_a_disk_in_use_is_neither_removed_nor_flattened(site: CephSite, task: Mo
     (disk,) = site.disks(wanted)
     with site.image(disk["path"], writable=True) as used:
         used.write(b"x", 0)  # takes the lock, and watches
-        for attempt in ({**wanted, "flattened": True}, {"instance": "web1", "role": "root"}):
-            state = "present" if "image" in attempt else "absent"
-            assert "in use by" in task.refused("instance_disk", pool=site.name, disks=[attempt], state=state)
-    site.disks_four({"instance": "web1"}, state="absent")
+        gone = {"pool": site.name, "disks": [{"instance": "web1", "role": "root"}], "state": "absent"}
+        assert "in use by the client at 127.0.0.1" in task.refused("instance_disk", **gone)
+    wanted["flattened"] = True
+    assert site.disks_four(wanted).run["disks"][0]["state"] == "flat"
+
+
+def test_a_disk_whose_guest_died_with_its_host_is_removed_when_ceph_has_forgotten_it(site: CephSite, raw: Path) -> None:
+    site.cache(entry("a", raw))
+    (disk,) = site.disks({"instance": "web1", "image": "a", "size": "24M"})
+    hold = (
+        "import sys, rados, rbd; conf, name, space = sys.argv[1:]\n"
+        "cluster = rados.Rados(rados_id='admin', conffile=conf); cluster.connect()\n"
+        "ioctx = cluster.open_ioctx('virt'); ioctx.set_namespace(space)\n"
+        "image = rbd.Image(ioctx, name); image.write(b'x', 0); print('held', flush=True); sys.stdin.read()"
+    )
+    words = [site.task.python, "-c", hold, str(ceph.CONF), disk["id"], site.space]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+    site.task("instance_disk", pool=site.name, disks=[{"instance": "web1"}], state="absent")
+    assert disk["id"] not in site.names()
 
 
 def test_a_pool_that_holds_disks_is_not_emptied(site: CephSite, task: Modules, raw: Path) -> None:

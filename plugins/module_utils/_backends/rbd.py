@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -38,7 +39,7 @@ from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
 from .rbd_pool import SNAPSHOT, RbdPool, is_sealed
-from .rbd_removal import Removal
+from .rbd_removal import LOOKS, Removal
 
 try:
     import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -206,23 +207,29 @@ class RbdVolumes:
             return is_sealed(image) and (self._pool.clone_format == 2 or image.is_protected_snap(SNAPSHOT))
 
     def users_all(self, batch: Sequence[tuple[Volume]]) -> list[Users]:
-        """One look over the host's guests for all; the clients of several volumes at a time."""
+        """One look over the host's guests for all; the clients of several volumes at a time. Where a client is all that
+        is seen, it may be the trace of one that died: that is given the time to go away."""
         try:
             guests = self._guests()
         except StorageError as error:
             return [_unknown(error) for _unused in batch]
 
-        def users(volume: Volume) -> Users:
+        def users(volume: Volume) -> tuple[Users, bool]:
             try:
                 seen, clients = self._pool.users(volume, guests)
             except StorageError as error:
-                return _unknown(error)
-            return Users(by=(*seen, *clients))
+                return _unknown(error), False
+            return Users(by=(*seen, *clients)), bool(clients) and not seen
 
-        return self._each(users, batch)
+        until = time.monotonic() + self._patience
+        while True:
+            found = self._each(users, batch)
+            if not any(fading for _users, fading in found) or time.monotonic() >= until:
+                return [each for each, _fading in found]
+            time.sleep(min(LOOKS, self._patience / 4))
 
     def users(self, volume: Volume) -> Users:
-        """See the contract. A client that died within the last half minute cannot be told from one that lives."""
+        """See the contract."""
         return self.users_all([(volume,)])[0]
 
     def _guests(self) -> list[Use]:

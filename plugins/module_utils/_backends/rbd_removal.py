@@ -26,7 +26,7 @@ try:
 except ImportError:
     rbd = None
 
-_LOOKS = 1.0
+LOOKS = 1.0
 """Seconds between two looks."""
 
 
@@ -98,7 +98,7 @@ class Removal:
                 return ""
             if seen or time.monotonic() >= until:
                 return f"it is in use by {', '.join([*seen, *clients])}"
-            time.sleep(min(_LOOKS, self.patience / 4))
+            time.sleep(min(LOOKS, self.patience / 4))
 
     def _remove_snapshots(self, volume: Volume) -> None:
         """Remove our own, and those that Ceph has kept aside for clones that are gone."""
