@@ -205,30 +205,47 @@ def marked(source: Store, copy: Result, target: Store) -> Path:
     return mark
 
 
+def broken_off(here: Store, there: Store) -> tuple[Result, Result, Path]:
+    """A disk and its copy, both ready, as a killed mover leaves them, and the mark."""
+    (disk,) = here.make({"instance": WEB, "image": "base"})
+    volume = Path(str(disk["path"])).read_bytes()
+    (moved,) = there.make({"instance": WEB}, allow_move=True)
+    body = here.record(disk)
+    body.with_name(f"{disk['id']}.gone").rename(body.with_name(f"{disk['id']}.ready"))
+    Path(str(disk["path"])).write_bytes(volume)
+    return disk, moved, marked(here, moved, there)
+
+
+def finishing(here: Store, there: Store) -> str:
+    return f"finish the move of disk root of {WEB} from pool {here.name} to pool {there.name}"
+
+
 @pytest.mark.parametrize("asked", ["here", "there"])
 def test_a_move_that_broke_off_behind_its_decision_is_finished(
     asked: str, task: Modules, pools: tuple[Store, Store]
 ) -> None:
-    """As a killed mover leaves it: the copy is ready, and so is what it was copied from."""
     here, there = pools
-    (disk,) = here.make({"instance": WEB, "image": "base"})
-    record, volume = here.record(disk).read_bytes(), Path(str(disk["path"])).read_bytes()
-    (moved,) = there.make({"instance": WEB}, allow_move=True)
-    body = here.record(disk)
-    body.with_name(f"{disk['id']}.gone").rename(body.with_name(f"{disk['id']}.ready"))
-    assert body.read_bytes() == record
-    Path(str(disk["path"])).write_bytes(volume)
-    mark = marked(here, moved, there)
+    disk, moved, mark = broken_off(here, there)
     if asked == "here":
         refusal = task.refused("instance_disk", pool=here.name, disks=[{"instance": WEB}])
         assert f"stands in pool {there.name}, not in {here.name}" in refusal
     else:
         four = there.four({"instance": WEB})
-        assert four.run["actions"] == [
-            f"finish the move of disk root of {WEB} from pool {here.name} to pool {there.name}"
-        ]
+        assert four.run["actions"] == [finishing(here, there)]
         assert four.run["disks"][0]["id"] == moved["id"]
     assert not mark.exists()
+    nothing_left(here, disk)
+
+
+@pytest.mark.parametrize("asked", ["here", "there"])
+def test_a_disk_is_removed_with_what_a_broken_move_left_of_it(asked: str, pools: tuple[Store, Store]) -> None:
+    here, there = pools
+    disk, moved, _mark = broken_off(here, there)
+    store = here if asked == "here" else there
+    four = store.four({"instance": WEB}, state="absent")
+    assert four.run["actions"][0] == finishing(here, there)
+    assert len(four.run["actions"]) == (1 if asked == "here" else 2)
+    assert os.path.exists(str(moved["path"])) == (asked == "here")
     nothing_left(here, disk)
 
 
