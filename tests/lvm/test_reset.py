@@ -15,7 +15,8 @@ SETUP = """
 import os
 from pathlib import Path
 from contract import lvm_bed
-lvm_bed.prepared(Path("/")).__enter__()
+ground = lvm_bed.prepared(Path("/"))
+ground.__enter__()
 os._exit(0)  # an ordinary end would take the group away
 """
 
