@@ -147,6 +147,8 @@ def _record(held: Holdings, instance: str, role: str, name: str) -> Disk | str |
         same = record.volume.name == name
         if same != ((record.instance, record.role) == (instance, role)):
             return f"the pool has the disk {record.id} in its place"
+        if same and record.volume.adopted != held.inventory[name]:
+            return f"its record {record.id} is that of another volume, which had this name: end that record first"
         if same:
             return record if held.listing.state(record.id) in USABLE else None
     return None
