@@ -527,7 +527,7 @@ def test_volumes_that_lead_elsewhere_are_not_taken_over(own: Store) -> None:
     (own.path / "e").symlink_to("/etc/shadow")
     assert "symbolic link" in own.refused(adopted("e", "raw"))
     assert "no volume f in pool" in own.refused(adopted("f", "raw"))
-    assert "only raw and qcow2 can" in own.refused(adopted("d", "vmdk"))
+    assert "only qcow2 and raw can" in own.refused(adopted("d", "vmdk"))
     with open_elsewhere(str(own.path / "d")):
         assert "is in use by process" in own.refused(adopted("d", "raw"))
 

@@ -45,6 +45,16 @@ class Removal:
         A clone that somebody makes meanwhile keeps its data: Ceph lets an image with clones go neither before its
         snapshot is removed nor after.
         """
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                return self._remove(volume)
+            except InUse as error:  # also what a clone that comes to nothing leaves for a moment
+                if time.monotonic() >= until:
+                    return refused(f"it is in use: {error.message}")
+            time.sleep(min(LOOKS, self.patience / 4))
+
+    def _remove(self, volume: Volume) -> Outcome:
         try:
             why = self._obstacle(volume)
             if why:
@@ -52,15 +62,11 @@ class Removal:
             self._remove_snapshots(volume)
         except NotFound:
             pass  # one that is half made, or half removed, cannot be opened and has a name all the same
-        except InUse as error:
-            return refused(f"it is in use: {error.message}")
         try:
             with told(f"remove the image {self.pool.spec(volume.name)}"):
                 rbd.RBD().remove(self.pool.ioctx, volume.name)
         except NotFound:
             return self._none_there(volume)
-        except InUse as error:
-            return refused(f"it is in use: {error.message}")
         except StorageError as error:
             if error.facts.get("errno") == errno.ENOTEMPTY:
                 return refused("a clone or a snapshot of it was made meanwhile")
