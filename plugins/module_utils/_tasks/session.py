@@ -43,7 +43,6 @@ class Session:
         self._owner = OWNER + secrets.token_hex(8)
         self._parts: dict[str, Parts] = {}
         self._pools: dict[str, Pool] = {}
-        self._changed: set[str] = set()
 
     def open(self, name: str, make: bool = True) -> Pool | None:
         """The pool, with its records and its backend; ``make`` has records begun in a pool that has none yet.
@@ -61,6 +60,8 @@ class Session:
                 return None
             self._parts[name] = opened
             self._pools[name] = Pool(name, opened.volumes.capabilities(), self._owner, self.around.lease)
+        elif make and not self.check_mode:
+            self._parts[name].volumes.prepare()  # opened to be read first, and its maker may have died before this
         return self._pools[name]
 
     def _active(self, name: str) -> PoolStatus | None:
