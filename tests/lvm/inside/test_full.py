@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Thin pools that are full, by data and by metadata: nothing is lost, what is refused says why, and there is a way
-back (docs/lvm.md)."""
+back (docs/guides/lvm.md)."""
 
 from __future__ import annotations
 
