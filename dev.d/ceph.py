@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import WORK, Trouble, apt_install, only_one, run, say
+from common import CEPH_PACKAGES, WORK, Trouble, apt_install, only_one, run, say
 
 FOLDER = WORK / os.environ.get("VIRT_STORAGE_CEPH", "ceph")
 """All of a cluster. The variable names another one, beside that which others use, to break."""
@@ -118,7 +118,7 @@ def up() -> bool:
     with only_one(FOLDER.name):
         if runs():
             return False
-        apt_install()
+        apt_install(CEPH_PACKAGES)
         _down()
         say("starting a Ceph cluster on the loopback")
         try:

@@ -29,6 +29,8 @@ VENV = WORK / "venv"
 SYSTEM_PYTHON = "/usr/bin/python3"
 SYSTEM_MODULES = "/usr/lib/python3/dist-packages"
 
+CEPH_PACKAGES = ("ceph-common", "ceph-mgr", "ceph-mon", "ceph-osd", "python3-rados", "python3-rbd")
+"""A Ceph cluster and its bindings, which the quickstart does without."""
 PACKAGES = (
     "python3-venv",
     # libvirt, qemu and their bindings
@@ -40,13 +42,6 @@ PACKAGES = (
     "qemu-utils",
     "qemu-block-extra",
     "python3-libvirt",
-    # a Ceph cluster and its bindings
-    "ceph-common",
-    "ceph-mgr",
-    "ceph-mon",
-    "ceph-osd",
-    "python3-rados",
-    "python3-rbd",
     # file systems and compressors that disks and sources are made with
     "btrfs-progs",
     "dosfstools",

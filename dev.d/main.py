@@ -17,6 +17,8 @@ import ceph
 import lint
 import sanity
 from common import (
+    CEPH_PACKAGES,
+    PACKAGES,
     ROOT,
     WORK,
     Trouble,
@@ -48,7 +50,7 @@ BENCHES = ("fill", "clone", "noop")
 
 def setup() -> None:
     """Have everything that the other commands need: packages, the virtual environment, the namespaced folder."""
-    apt_install()
+    apt_install([*PACKAGES, *CEPH_PACKAGES])
     venv()
     tree()
 
