@@ -268,7 +268,7 @@ def test_a_clone_costs_the_same_whatever_the_size_of_its_image(bed: RealBed) -> 
     stat = stat_of(bed, volume)
     assert stat is not None
     assert stat.size == TIB
-    assert stat.allocated < MIB
+    assert stat.allocated < 2 * MIB, "what it shares with its image, at most"
     format, name = bed.at(volume)
     program("qemu-io", "-r", "-f", format, "-c", f"read -P 0x7a {TIB - 512} 512", name)
 
