@@ -236,7 +236,7 @@ def test_what_is_no_disk_of_ours_is_refused(refused, bench):
         "empty": "does not begin with a qcow2 header",
         "link": "symbolic link",
         "folder": "that is a folder",
-        "pipe": "no regular file",
+        "pipe": "not a regular file",
         "missing": "there is no such file",
     }.items():
         assert tells in refused("disk_metadata", pool=bench.name, disks=[entry(name)])
