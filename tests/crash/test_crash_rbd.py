@@ -61,7 +61,7 @@ from .scenarios import (  # noqa: E402  # noqa: E402
 )
 from .test_crash import FULL, Tally, fine, sources, tally  # noqa: E402, F401
 
-STRIDE = {"before": 1 if FULL else 5, "call": 1 if FULL else 19}
+STRIDE = {"before": 1 if FULL else 9, "call": 1 if FULL else 37}
 NAMES = (
     "fill from raw",
     "fill from qcow2",
