@@ -47,6 +47,8 @@ class LvmBed(FileBed):
         group = grouped(kind)
         records = GroupStore.of(group, runner, BEAT, make=True)
         kinds = {"thin": ThinVolumes, "thick": ThickVolumes}
+        # A bed of files opens a folder, which this is not.
+        # pylint: disable-next=non-parent-init-called
         RealBed.__init__(self, Parts(records, kinds[kind](group, runner, records.locks.inherited)))
         self.kind = kind
 

@@ -59,7 +59,7 @@ from .scenarios import (  # noqa: E402  # noqa: E402
     on_disk,
     prune,
 )
-from .test_crash import FULL, Tally, fine, sources, tally  # noqa: E402, F401
+from .test_crash import FULL, Tally, fine, sources, tally  # noqa: E402, F401  # pylint: disable=unused-import
 
 STRIDE = {"before": 1 if FULL else 9, "call": 1 if FULL else 37}
 NAMES = (

@@ -53,7 +53,7 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.rados_omap im
 def test_an_error_becomes_one_sentence_of_its_kind(error: Exception, kind: type[StorageError], word: str) -> None:
     with pytest.raises(StorageError) as raised, told("do it"):
         raise error
-    assert type(raised.value) is kind
+    assert raised.type is kind
     text = raised.value.message
     assert text.startswith("Ceph could not do it: ")
     assert text.endswith(".")
