@@ -45,8 +45,9 @@ FORGOTTEN = 20.0
 """Seconds in which the cluster forgets a client that it was told is dead, and locks end."""
 
 
-def parts(root: str, runner: Runner) -> Parts:
-    """The pool in the namespace that belongs to the folder, as a process that begins opens it."""
+def parts(root: str, runner: Runner, patience: float = PATIENCE) -> Parts:
+    """The pool in the namespace that belongs to the folder, as a process that begins opens it. ``patience`` is for how
+    many seconds it waits for a client to go away."""
     rados_locks.SHORTEST = 0.5
     cluster = connected()
     with open(f"{root}/clients", "a", encoding="ascii") as file:
@@ -54,7 +55,7 @@ def parts(root: str, runner: Runner) -> Parts:
     namespace = namespace_of(root)
     records = OmapStore.make(cluster.ioctx(ceph.DISKS, namespace), child.BEAT)
     staging = Staging(f"{root}/.virt-storage/staging", 1 << 30)
-    volumes = RbdVolumes(cluster, ceph.DISKS, runner, staging, namespace, patience=PATIENCE)
+    volumes = RbdVolumes(cluster, ceph.DISKS, runner, staging, namespace, patience=patience)
     volumes.prepare()
     return Parts(records, volumes)
 
@@ -107,7 +108,7 @@ def forget(root: str) -> None:
 
 def wait_until_forgotten(root: str, seconds: float) -> None:
     """Wait until nobody is seen as using an image, or as holding a lock."""
-    pool = parts(root, Runner())
+    pool = parts(root, Runner(), patience=0)
     deadline = time.monotonic() + seconds
     while pool.records.busy() or any(pool.volumes.users(Volume(name, "raw")) for name in pool.volumes.inventory()):
         assert time.monotonic() < deadline, "somebody dead is still there"

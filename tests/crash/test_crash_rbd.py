@@ -318,5 +318,5 @@ def users(root: str) -> bool:
 
 
 def nobody_uses(root: str) -> None:
-    volumes = rbd_child.parts(root, Runner()).volumes
+    volumes = rbd_child.parts(root, Runner(), patience=0).volumes
     assert not any(volumes.users(Volume(name, "raw")) for name in volumes.inventory())
