@@ -122,24 +122,25 @@ def run(
     try:
         text = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired as error:
-        seen = _stop(process)
+        seen = stop(process)
         raise Trouble(f"{' '.join(words)} was stopped after {timeout:.0f} s.\n{seen}".rstrip()) from error
     except BaseException:
-        _stop(process)
+        stop(process)
         raise
     if check and process.returncode != 0:
         raise Trouble(f"{' '.join(words)} ended with exit code {process.returncode}.\n{text or ''}".rstrip())
     return subprocess.CompletedProcess(words, process.returncode, text or "", "")
 
 
-def _stop(process: subprocess.Popen[str]) -> str:
-    """End a program and its children, politely first, since sudo passes on only what it can catch."""
+def stop(process: subprocess.Popen[str], patience: float = 10) -> str:
+    """End a program and its children, politely first, since sudo passes on only what it can catch. After ``patience``
+    seconds it is killed. Returns what it still said."""
     seen = ""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            seen = process.communicate(timeout=10)[0] or ""
+            seen = process.communicate(timeout=patience)[0] or ""
             break
     return seen
 

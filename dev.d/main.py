@@ -34,11 +34,15 @@ from common import (
     venv,
     venv_env,
 )
+from lanes import run_lanes
 from results import Result, show
 from suites import SUITES, run_molecule, run_suite
 
-DEFAULT_PARTS = ("lint", "unit", "contract", "crash", "interleavings", "sanity", "integration", "molecule")
-FULL_PARTS = (*DEFAULT_PARTS, "netfs", "lvm", "conversion")
+# Side by side: what has to do with libvirtd, and the rest.
+LANES = (("integration", "molecule"), ("lint", "unit", "contract", "crash", "interleavings", "sanity"))
+FULL_LANES = ((*LANES[0], "conversion", "netfs", "lvm"), LANES[1])
+DEFAULT_PARTS = tuple(part for lane in LANES for part in lane)
+FULL_PARTS = tuple(part for lane in FULL_LANES for part in lane)
 
 # Seconds after which the parts that are left are given up. The default parts take under 40 minutes on two free cores;
 # the bound leaves room for a machine that is shared.
@@ -55,23 +59,35 @@ def setup() -> None:
     tree()
 
 
-def test(parts: list[str], full: bool, extra: list[str]) -> bool:
-    """Run parts of the suite one after the other and print what they came to."""
+def test_all(full: bool) -> bool:
+    """Run the whole suite and print what it came to."""
     root_prefix()  # say it now, not after half an hour, when there is no way to become root
     setup()
-    end = time.monotonic() + (FULL_LIMIT if full else DEFAULT_LIMIT)
-    results = []
-    for part in parts:
-        say(f"test {part}")
-        result = Result(part)
-        results.append(result)
-        start = time.monotonic()
-        try:
-            _run_part(part, result, full=full, extra=extra, timeout=max(1.0, end - start))
-        except Trouble as trouble:
-            result.count(part, str(trouble))
-        result.seconds = time.monotonic() - start
-    return show(results)
+    began = time.monotonic()
+    with libvirtd():
+        results = run_lanes(FULL_LANES if full else LANES, full=full, timeout=_limit(full))
+    passed = show(results)
+    say(f"all of it took {(time.monotonic() - began) / 60:.0f} min")
+    return passed
+
+
+def test(part: str, full: bool, extra: list[str]) -> bool:
+    """Run a part of the suite and print what it came to."""
+    root_prefix()
+    setup()
+    result = Result(part)
+    start = time.monotonic()
+    try:
+        _run_part(part, result, full=full, extra=extra, timeout=_limit(full))
+    except Trouble as trouble:
+        result.count(part, str(trouble))
+    result.seconds = time.monotonic() - start
+    result.save()
+    return show([result])
+
+
+def _limit(full: bool) -> float:
+    return FULL_LIMIT if full else DEFAULT_LIMIT
 
 
 def _run_part(part: str, result: Result, *, full: bool, extra: list[str], timeout: float) -> None:
@@ -153,8 +169,7 @@ def main() -> int:
     if options.command == "setup":
         setup()
     elif options.command == "test":
-        chosen = [options.part] if options.part else list(FULL_PARTS if options.full else DEFAULT_PARTS)
-        worked = test(chosen, options.full, extra)
+        worked = test(options.part, options.full, extra) if options.part else test_all(options.full)
     elif options.command == "bench":
         worked = bench(options.name, extra)
     elif options.command == "libvirtd":

@@ -6,10 +6,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
+
+from common import WORK
+
+FOLDER = WORK / "results"
 
 
 @dataclass
@@ -20,6 +25,21 @@ class Result:
     passed: int = 0
     failures: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    @classmethod
+    def load(cls, part: str) -> Result:
+        """The one that was saved last. Raises FileNotFoundError."""
+        return cls(**json.loads((FOLDER / f"{part}.json").read_text(encoding="utf-8")))
+
+    def save(self) -> None:
+        """Keep it for whoever started the part."""
+        FOLDER.mkdir(parents=True, exist_ok=True)
+        (FOLDER / f"{self.part}.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @staticmethod
+    def forget(part: str) -> None:
+        """Have no such result."""
+        (FOLDER / f"{part}.json").unlink(missing_ok=True)
 
     def count(self, name: str, failed: str = "") -> None:
         """Add one test; ``failed`` says why it did not pass."""

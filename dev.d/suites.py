@@ -10,8 +10,8 @@ import contextlib
 from dataclasses import dataclass
 
 import ceph
-from common import ROOT, VENV, WORK, Trouble, copy, home, libvirtd, run, say, venv, venv_env
-from results import Result, count_junit
+from common import ROOT, VENV, Trouble, copy, home, libvirtd, run, say, venv, venv_env
+from results import FOLDER, Result, count_junit
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ SCENARIOS = ROOT / "extensions" / "molecule"
 def run_suite(name: str, result: Result, *, full: bool, extra: list[str], timeout: float) -> None:
     """Run the tests of one folder; ``extra`` goes to pytest as it is, ``timeout`` is in seconds."""
     suite = SUITES[name]
-    report = WORK / "results" / f"{name}.xml"
-    report.parent.mkdir(parents=True, exist_ok=True)
+    report = FOLDER / f"{name}.xml"
+    FOLDER.mkdir(parents=True, exist_ok=True)
     report.unlink(missing_ok=True)
     words = [venv(), "-m", "pytest", suite.folder, f"--junitxml={report}", *extra]
     with libvirtd() if suite.machine else contextlib.nullcontext():

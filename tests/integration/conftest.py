@@ -164,8 +164,20 @@ def libvirtd() -> Iterator[libvirt.virConnect]:
     """A connection of the tests' own, to look at what the modules did."""
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     connection = libvirt.open(URI)
+    for pool in connection.listAllStoragePools(0):
+        # A run that was killed left it, and what places disks looks at every pool of the host.
+        if pool.name().startswith(("vst-", "molecule-")):
+            undefine(pool)
     yield connection
     connection.close()
+
+
+def undefine(pool: libvirt.virStoragePool) -> None:
+    """Have libvirt forget a pool; what is in it stays."""
+    if pool.isActive():
+        pool.destroy()
+    if pool.isPersistent():
+        pool.undefine()
 
 
 class Place:
@@ -185,10 +197,7 @@ class Place:
         """Undo what the test left, by the folder it was given."""
         for pool in self.connection.listAllStoragePools(0):
             if pool.name().startswith("vst-") and str(self.root) in pool.XMLDesc(0):
-                if pool.isActive():
-                    pool.destroy()
-                if pool.isPersistent():
-                    pool.undefine()
+                undefine(pool)
         for path in self.root.rglob("*"):
             if path.is_file() and not path.is_symlink():
                 subprocess.run(["chattr", "-i", str(path)], check=False, capture_output=True)

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """What the whole integration run did behind the modules' backs: every qemu-img that anybody started, libvirtd
-included, and every storage call that libvirtd served.
+included, and every storage call that libvirtd served. Only what tests of another folder start beside it is left out.
 
 A stand-in for qemu-img, found before the real one on every search path, notes its arguments and goes on as the real
 one. Libvirtd is told to log the entry of each storage call. Both are undone when the run ends.
@@ -27,8 +27,18 @@ CALL = re.compile(r" : (virStorage(?:Pool|Vol)\w+):\d+ : ")
 _SCRIPT = f"""#!/usr/bin/python3
 # A stand-in of virt.storage's integration tests, removed when they end.
 import json, os, sys
-with open({str(NOTES)!r}, "a") as notes:
-    notes.write(json.dumps([os.readlink("/proc/%d/exe" % os.getppid()), *sys.argv[1:]]) + "\\n")
+pid, others = os.getppid(), False
+try:
+    while pid > 1 and not others:
+        with open("/proc/%d/cmdline" % pid) as line, open("/proc/%d/stat" % pid) as stat:
+            words = line.read().split("\\0")
+            others = "pytest" in words and not any("tests/integration" in word for word in words)
+            pid = int(stat.read().rpartition(")")[2].split()[1])
+except OSError:
+    pass  # who started it has ended meanwhile
+if not others:
+    with open({str(NOTES)!r}, "a") as notes:
+        notes.write(json.dumps(sys.argv[1:]) + "\\n")
 os.execv("/usr/bin/qemu-img", ["/usr/bin/qemu-img", *sys.argv[1:]])
 """
 
@@ -39,7 +49,7 @@ class Trace:
 
     def qemu_img(self) -> list[list[str]]:
         """The arguments of every qemu-img, without its own name."""
-        return [json.loads(line)[1:] for line in NOTES.read_text().splitlines()]
+        return [json.loads(line) for line in NOTES.read_text().splitlines()]
 
     def libvirt_calls(self) -> set[str]:
         """The names of the storage calls that libvirtd served."""
