@@ -60,9 +60,12 @@ options:
         none when none is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt
         refreshes (C(raw_exposed))."
       - "For each image that is ready or retired: that its volume exists (C(volume_missing)) and cannot be written to
-        (C(unsealed)). The content of images is checked by M(virt.storage.cached_image)."
+        (C(unsealed)). The content of images is checked by M(virt.storage.cached_image). Of the journal of a conversion:
+        that its entries can be read (C(journal_damaged))."
       - "It reports without failing, under RV(reports): volumes without a record (C(volume_unmanaged)), and work that
-        was begun and whose maker is gone, or a removal that is not finished (C(unfinished))."
+        was begun and whose maker is gone, or a removal that is not finished (C(unfinished)), and disks whose header
+        names their image by its old name until M(virt.storage.storage_layout) finds their guest off
+        (C(pointer_waits))."
     type: str
     choices: [present, verified, rebuilt, absent]
     default: present

@@ -287,6 +287,20 @@ def test_a_sealed_image_is_immutable_even_to_root(pool: FileBed) -> None:
             attempt()
 
 
+def test_an_image_stays_immutable_when_another_name_of_it_is_removed(pool: FileBed) -> None:
+    """Two images that were converted from one base are one file."""
+    image = filled(pool, Literal(lambda: DATA))
+    path = Path(pool.root, image.name)
+    other = path.with_name("other.raw")
+    program("chattr", "-i", str(path))
+    os.link(path, other)
+    program("chattr", "+i", str(path))
+    assert pool.do(pool.volumes.remove(image)).kind == "done"
+    assert not path.exists()
+    with pytest.raises(PermissionError):
+        other.unlink()
+
+
 def test_reflink_is_refused_where_the_file_system_cannot(pool: FileBed) -> None:
     image = filled(pool, Literal(lambda: DATA))
     volume = recorded(pool, pool.disk(format="raw"))

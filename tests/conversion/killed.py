@@ -2,21 +2,16 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The task in a process that is killed on its way; ``test_kill.py`` runs it, with JSON on standard input.
-
-``{"kill": ["before" | "call", number], "params": {...}}``: before the n-th round of operations, or instead of the n-th
-system call that changes something. One that comes to its end says how many there were.
-"""
+"""The task in a process of its own that is killed on its way."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
-import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -67,14 +62,26 @@ def at_calls(number: int) -> None:
     fcntl.ioctl = deadly(fcntl.ioctl)
 
 
-def main() -> None:
-    told = json.load(sys.stdin)
-    where, number = told["kill"]
-    {"before": at_rounds, "call": at_calls}[where](number)
-    with contextlib.suppress(StorageError):
-        storage_layout.task(told["params"], False)
-    sys.stdout.write(f"{passed}\n")
-
-
-if __name__ == "__main__":
-    main()
+def killed(where: str, number: int, params: Mapping[str, Any]) -> int:
+    """Do the task in a fork that dies before the n-th round of operations that write (``before``), or instead of the
+    n-th system call that changes something (``call``). How many there were where it came to its end, 0 where it died.
+    """
+    reader, writer = os.pipe()
+    tell = os.write
+    pid = os.fork()
+    if pid == 0:
+        try:
+            {"before": at_rounds, "call": at_calls}[where](number)
+            with contextlib.suppress(StorageError):
+                storage_layout.task(dict(params), False)
+            tell(writer, b"%d" % passed)
+        except BaseException:  # noqa: BLE001 - told, and seen by what is missing
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        said = pipe.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert code == -signal.SIGKILL or said, "the task failed, see above"
+    return int(said or 0)

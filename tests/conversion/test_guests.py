@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import libvirt
 import libvirt_qemu
 import pytest
+from integration.conftest import ModuleFailed, Modules
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
 
@@ -96,6 +98,31 @@ def test_in_use(bed: Bed, state: str) -> None:
         guest.create()
         guest.destroy()
         assert bed.volumes() == by_role(before)
+
+
+@pytest.mark.parametrize("named", ["absolute", "relative"])
+def test_a_header_that_waits_is_no_fault(bed: Bed, named: str) -> None:
+    """`verified` tells of it and does not fail; of a header that names another file it does."""
+    folder, base = bed.instance(1), bed.instances / "_base" / ("a" * 40)
+    rebase = ("qemu-img", "rebase", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b")
+    old = f"../_base/{base.name}" if named == "relative" else str(base)
+    run(*rebase, old, folder / "disk")
+
+    def problems(key: str, result: dict[str, Any]) -> list[str]:
+        return [each["problem"] for each in result[key]]
+
+    with bed.guest((folder / "disk", "qcow2")) as guest:
+        guest.create()
+        bed.task("converted")
+        assert problems("reports", Modules()("disk_metadata", pool=bed.name, state="verified")) == ["pointer_waits"]
+        guest.destroy()
+        run(*rebase, f"{bed.root}/else/{base.name}", folder / "disk")
+        with pytest.raises(ModuleFailed) as failed:
+            Modules()("disk_metadata", pool=bed.name, state="verified")
+        assert problems("problems", failed.value.result) == ["pointer_differs"]
+        run(*rebase, old, folder / "disk")
+        bed.task("converted")
+        assert problems("reports", Modules()("disk_metadata", pool=bed.name, state="verified")) == []
 
 
 def test_writes_while_it_is_converted(bed: Bed) -> None:

@@ -10,22 +10,19 @@ other way is open, too, and at no moment does a guest read anything else from it
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
-from ansible_collections.virt import storage
 
 from .bed import MIB, Bed, by_role
+from .killed import killed
 
-TREE = str(Path(next(iter(storage.__path__))).parents[2])
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 STRIDE = {"before": 1 if FULL else 2, "call": 1 if FULL else 11}
 pytestmark = pytest.mark.timeout(4 * 3600 if FULL else 1800)
@@ -53,8 +50,8 @@ class Stage:
     def set(self) -> None:
         """The old layout, and an empty pool."""
         bed = self.bed
+        subprocess.run(["chattr", "-R", "-f", "-i", bed.instances, bed.pool], check=False)
         for folder in (bed.instances, bed.pool):
-            subprocess.run(["chattr", "-R", "-f", "-i", folder], check=False)
             for path in folder.iterdir():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.copytree(bed.root / "template", bed.instances, dirs_exist_ok=True)
@@ -71,20 +68,9 @@ class Stage:
             **dict.fromkeys(("instances", "formats", "base_format")),
             "uri": "qemu:///system",
         }
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("killed.py"))],
-            input=json.dumps({"kill": [where, number], "params": params}),
-            env={**os.environ, "PYTHONPATH": TREE},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        if done.returncode == -9:
-            self.kills += 1
-            return 0
-        assert done.returncode == 0, done.stderr
-        return int(done.stdout)
+        places = killed(where, number, params)
+        self.kills += not places
+        return places
 
     def old(self) -> None:
         """All is as it was."""
@@ -106,8 +92,6 @@ class Stage:
 
 @pytest.fixture
 def stage(bed: Bed) -> Iterator[Stage]:
-    import contextlib
-
     with contextlib.ExitStack() as stack:
         made = Stage(bed, lambda *disks: stack.enter_context(bed.guest(*disks)))
         yield made

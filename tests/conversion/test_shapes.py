@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ SHAPES: dict[Shape, dict[str, Any]] = {
 def test_shape(bed: Bed, shape: Shape, name: str) -> None:
     shape(bed, bed.instances / name)
     there_and_back(bed, **SHAPES[shape])
+
+
+def test_a_base_whose_image_is_gone_is_its_owners_again(bed: Bed) -> None:
+    base = bed.base()
+    folder, other = bed.instance(1, base), bed.instance(2, base)
+    os.chown(base, 1234, 1234)
+    before = bed.files()[str(base)]
+    for state in ("converted", "finalized"):
+        bed.task(state, instances=[folder.name])
+    assert bed.files()[str(base)] != before
+    Modules()("instance_disk", pool=bed.name, disks=[{"instance": folder.name, "role": "root"}], state="absent")
+    Modules()("cached_image", pools=[bed.name], images=[{"name": base.name}], state="absent")
+    shutil.rmtree(other)
+    bed.task("finalized")
+    assert bed.files()[str(base)] == before
 
 
 def test_what_is_left_is_named(bed: Bed) -> None:

@@ -119,8 +119,7 @@ async def take_base(pool: Pool, old: OldLayout, wish: BaseWish) -> Image:
 
 
 async def clear_unfinished(pool: Pool, entry: BaseEntry) -> None:
-    """End what a run that died had begun to make of a base, or to take back. Before anything new is sealed: with the
-    name of an image that is the same file its seal goes, too."""
+    """End what a run that died had begun to make of a base, or to take back."""
     for record_id, state in (await pool.records.states()).states.items():
         if state in _UNFINISHED and taken_apart(record_id).image:
             record = await pool.records.read(record_id)

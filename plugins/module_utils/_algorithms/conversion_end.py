@@ -93,7 +93,7 @@ async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, 
     for image, state in await images_of(pool, entry):
         kept += (await retire(pool, image, state)).kept_by
     if not kept:
-        await old.unseal(entry.path, entry.native, (entry.uid, entry.gid), entry.mode, entry.immutable)
+        await _unsealed(old, entry)
         await close(pool, entry)
     return tuple(kept)
 
@@ -142,10 +142,16 @@ async def finalize_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
 
 async def finalize_base(pool: Pool, old: OldLayout, entry: BaseEntry) -> None:
     """Take the old name of a base away that is an image of the pool by the same inode. One that was copied, or whose
-    image is gone, keeps its name."""
+    image is gone, keeps its name, and is its owner's again."""
     for image, state in await images_of(pool, entry):
         if not entry.key and state is not State.DELETING:
             outcome = await old.unlink(entry.path, entry.native, image.volume)
             if not outcome:
                 raise StorageError(f"The old name of the image {image.id} stays: {outcome.why}.")
+    await _unsealed(old, entry)
     await close(pool, entry)
+
+
+async def _unsealed(old: OldLayout, entry: BaseEntry) -> None:
+    """The base as it was, where it has its old name."""
+    await old.unseal(entry.path, entry.native, (entry.uid, entry.gid), entry.mode, entry.immutable)

@@ -116,6 +116,16 @@ async def read_journal(pool: Pool) -> Journal:
     return Journal(instances, bases)
 
 
+def old_pointers(journal: Journal) -> Mapping[str, str]:
+    """What headers name that are not changed yet, or are changed back: by the native id of the disk."""
+    return {
+        disk.native: str(disk.pointer["backing_file"])
+        for entry in journal.instances.values()
+        for disk in entry.disks
+        if disk.pointer is not None and entry.state not in (CONVERTED, FINALIZING)
+    }
+
+
 async def write(pool: Pool, entry: Entry | BaseEntry) -> None:
     """Put an entry in the place of the one that stands there."""
     await pool.records.note(JOURNAL, entry.topic, {"schema": SCHEMA, **asdict(entry)})

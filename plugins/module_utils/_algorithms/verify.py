@@ -21,11 +21,12 @@ from .._ground.errors import LostMetadata, NewerSchema, StorageError
 from .._records.contract import Listing
 from .._records.types import ENDED, USABLE, Disk, Image, Record, State, is_id, taken_apart
 from . import rules
+from .conversion_journal import old_pointers, read_journal
 from .pool import Pool
 from .rebuild import SERVING
 
-REPORTS = frozenset({"volume_unmanaged", "unfinished"})
-"""What is told and is no fault: another's volume, and work that a prune will clear."""
+REPORTS = frozenset({"volume_unmanaged", "unfinished", "pointer_waits"})
+"""What is told and is no fault: another's volume, work that a prune will clear, a header that waits for its guest."""
 
 CHECKS = {
     "record_damaged": "{why}",
@@ -44,10 +45,13 @@ CHECKS = {
     "could be pruned under it: state the disk with disk_metadata state=rebuilt.",
     "pointer_differs": "The volume {volume} of {id} names {found} as its backing file, and its record says {expected}: "
     "do not start its guest; restore the disk from a backup, or correct the pointer with qemu-img rebase -u.",
+    "pointer_waits": "The volume {volume} of {id} names its image by {found} still, as before the conversion: stop its "
+    "guest and run storage_layout state=converted again.",
     "raw_exposed": "The raw disk {id} stands in the folder that libvirt refreshes, as {volume}, where libvirt opens "
     "whatever its guest writes: stop its guest, and state the disk again with disk_metadata state=present.",
     "unsealed": "The image {id} can be written to: set the mode of {volume} to 0444 (and chattr +i), and compare its "
     "content with cached_image state=verified.",
+    "journal_damaged": "{why}",
     "volume_unmanaged": "The volume {volume} has no record: it is left alone; adopt it with disk_metadata "
     "state=present if it is a disk.",
     "unfinished": "{what} was begun and not finished: cached_image state=pruned clears it.",
@@ -127,13 +131,18 @@ async def verify(pool: Pool) -> list[Finding]:
     except NewerSchema as error:
         return [Finding("record_newer", error.message, str(error.facts.get("id", "")))]
     found = list(_unrecorded(pool.capabilities, held))
+    waiting: Mapping[str, str] = {}
+    try:
+        waiting = old_pointers(await read_journal(pool))
+    except (LostMetadata, NewerSchema) as error:
+        found.append(_finding("journal_damaged", why=error.message))
     for record_id, state in sorted(held.listing.states.items()):
         unread = held.unreadable.get(record_id)
         if unread is not None:
             code = "record_newer" if isinstance(unread, NewerSchema) else "record_damaged"
             found.append(_finding(code, record_id, why=unread.message))
         elif record_id in held.records:
-            found += await _record(pool, held, held.records[record_id], state)
+            found += await _record(pool, held, held.records[record_id], state, waiting)
     now = await pool.records.states()
     still = [each for each in found if not each.id or now.state(each.id) is held.listing.state(each.id)]
     return sorted(still, key=lambda each: (each.id, each.volume, each.problem))
@@ -143,10 +152,12 @@ def _finding(code: str, id: str = "", volume: str = "", **facts: object) -> Find
     return Finding(code, CHECKS[code].format(id=id, volume=volume, **facts), id, volume)
 
 
-async def _record(pool: Pool, held: Holdings, record: Record, state: State) -> list[Finding]:
-    """What is wrong about one record that can be read."""
+async def _record(
+    pool: Pool, held: Holdings, record: Record, state: State, waiting: Mapping[str, str]
+) -> list[Finding]:
+    """What is wrong about one record that can be read. ``waiting`` has headers that a conversion has yet to change."""
     if isinstance(record, Disk) and state in USABLE:
-        return await _disk(pool, held, record, state)
+        return await _disk(pool, held, record, state, waiting.get(record.volume.adopted, ""))
     if isinstance(record, Image) and state in SERVING:
         return await _image(pool, record, state)
     volume = record.volume.name
@@ -186,7 +197,8 @@ async def _image(pool: Pool, image: Image, state: State) -> list[Finding]:
     return found
 
 
-async def _disk(pool: Pool, held: Holdings, disk: Disk, state: State) -> list[Finding]:
+async def _disk(pool: Pool, held: Holdings, disk: Disk, state: State, waits_as: str) -> list[Finding]:
+    """``waits_as`` is the name of its image that the header still may have, "" where it may not."""
     found: list[Finding] = []
     needs = disk.backing if state is State.READY else None
     if needs is not None:
@@ -208,8 +220,15 @@ async def _disk(pool: Pool, held: Holdings, disk: Disk, state: State) -> list[Fi
     expected = None if needs is None else image_volume(pool.capabilities, held, needs)
     if pointer != expected:
         facts = {"found": pointer or "nothing", "expected": expected or "that it needs none"}
-        found.append(_finding("pointer_differs", disk.id, disk.volume.name, **facts))
+        waits = needs is not None and pointer is not None and waits_as and _same_end(pointer, waits_as)
+        found.append(_finding("pointer_waits" if waits else "pointer_differs", disk.id, disk.volume.name, **facts))
     return found
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two names, each absolute or relative to a folder of its own, can be of one file."""
+    ends = [[part for part in posixpath.normpath(each).split("/") if part not in ("", "..")] for each in (one, other)]
+    return all(here == there for here, there in zip(*map(reversed, ends)))
 
 
 async def _unfit_backing(pool: Pool, held: Holdings, image_id: str) -> str:

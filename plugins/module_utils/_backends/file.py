@@ -32,7 +32,7 @@ from .._ground.disk_data import DiskReader, keep_still, own_data, qcow2_disk, ra
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import share_extents
-from .._ground.immutable import is_immutable, set_immutable
+from .._ground.immutable import is_immutable, set_immutable, unlink
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
@@ -356,7 +356,7 @@ class FileVolumes:
                 continue
             path = self._folder.path(volume.name)
             try:
-                self._folder.unlink(path)
+                unlink(path)
                 outcomes.append(DONE)
             except FileNotFoundError:
                 outcomes.append(ALREADY)

@@ -16,7 +16,6 @@ from collections.abc import Iterator
 
 from .._ground.durable import sync_folder
 from .._ground.errors import LostMetadata, OutOfSpace, StorageError
-from .._ground.immutable import set_immutable
 from .._ground.ops import ALREADY, DONE, Outcome, refused
 from .._ground.qcow2_foreign import foreign_flaw
 from .._records.types import Volume
@@ -71,18 +70,6 @@ class Folder:
             raise
         finally:
             os.close(descriptor)
-
-    def unlink(self, path: str) -> None:
-        """Remove a file, which may be sealed."""
-        try:
-            os.unlink(path)
-        except PermissionError:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-            try:
-                set_immutable(descriptor, False)
-            finally:
-                os.close(descriptor)
-            os.unlink(path)
 
     def others(self, *known: str) -> list[str]:
         """Names in the folder that are neither regular files nor ``known``."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 import struct
 
 _GETFLAGS, _SETFLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10
@@ -55,3 +56,22 @@ def has_flag(descriptor: int) -> bool:
         if error.errno not in _UNKNOWN:
             raise
         return False
+
+
+def unlink(path: str) -> None:
+    """Take a name away, also that of an immutable file, which stays so under the names that are left to it."""
+    try:
+        os.unlink(path)
+        return
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        flagged = has_flag(descriptor)
+        set_immutable(descriptor, False)
+        try:
+            os.unlink(path)
+        finally:
+            if flagged and os.fstat(descriptor).st_nlink:
+                set_immutable(descriptor, True)
+    finally:
+        os.close(descriptor)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from . import qcow2
 from .durable import sync_folder
 from .errors import LostMetadata, StorageError
-from .immutable import set_immutable
+from .immutable import set_immutable, unlink
 from .ops import ALREADY, DONE, Outcome, refused
 from .qcow2_pointer import Pointer, read_pointer, restore_pointer, write_backing
 
@@ -198,21 +198,16 @@ def drop(path: str, native: str, twin: str) -> Outcome:
         return ALREADY
     if os.path.realpath(path) == os.path.realpath(twin) or not _is(path, native) or not _is(twin, native):
         return refused(f"{path} and {twin} are not two names of the file that was converted")
-    with opened(path, native) as descriptor:
-        try:
-            os.unlink(path)
-        except PermissionError:  # sealed; it stays so under its other name
-            set_immutable(descriptor, False)
-            try:
-                os.unlink(path)
-            finally:
-                set_immutable(descriptor, True)
+    unlink(path)
     sync_folder(os.path.dirname(path))
     return DONE
 
 
 def unseal(path: str, native: str, owner: tuple[int, int], mode: int, immutable: bool) -> None:
-    """Give a file that was sealed its owner and group, its mode and its flag back. Idempotent, durable."""
+    """Give a file that was sealed its owner and group, its mode and its flag back. Idempotent, durable. What else has
+    come to stand there is let be."""
+    if not _is(path, native):
+        return
     with opened(path, native) as descriptor:
         set_immutable(descriptor, False)
         os.fchown(descriptor, *owner)
