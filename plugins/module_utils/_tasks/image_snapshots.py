@@ -20,6 +20,7 @@ from .._policy.ceph_conf import key_of, monitors_of
 from .._policy.plan import Fields
 from .._policy.pool_ceph import DEFAULT_USER, checked_ceph
 from .._policy.pool_xml import read
+from .pool_cluster import CONF, KEYRING, text_of
 from .session import Session
 
 _OF_GLANCE = re.compile(r"rbd://(?P<fsid>[^/]+)/(?P<pool>[^/]+)/(?P<image>[^/]+)/(?P<snapshot>[^/]+)")
@@ -106,21 +107,11 @@ def _named_cluster(entry: Fields) -> Cluster:
     )
     user = fields.get("user", DEFAULT_USER)
     monitors, key = fields.get("monitors"), fields.get("key")
+    image = entry["name"]
     if monitors is None:
-        conf = given.get("conf", "/etc/ceph/ceph.conf")
-        monitors = monitors_of(_text(conf, entry), user, conf)
+        conf = given.get("conf", CONF)
+        monitors = monitors_of(text_of(conf, f"the monitors for the image {image}", "ceph.monitors"), user, conf)
     if key is None:
-        keyring = given.get("keyring", f"/etc/ceph/ceph.client.{user}.keyring")
-        key = key_of(_text(keyring, entry), user, keyring)
+        keyring = given.get("keyring", KEYRING.format(user=user))
+        key = key_of(text_of(keyring, f"the key for the image {image}", "ceph.key"), user, keyring)
     return Cluster(Access(monitors, user, key))
-
-
-def _text(path: str, entry: Fields) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise NotFound(
-            f"There is no file {path}, which the way to the Ceph cluster of image {entry['name']} needs: put it there, "
-            "or say ceph.monitors and ceph.key."
-        ) from None

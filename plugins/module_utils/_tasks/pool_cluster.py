@@ -171,13 +171,20 @@ def is_known(ceph: CephSource) -> bool:
     return bool(ceph.monitors) and ceph.key != UNREAD
 
 
-def _text(path: str, what: str, options: str, check_mode: bool, warnings: list[str]) -> str | None:
+def text_of(path: str, what: str, options: str) -> str:
+    """A file of Ceph's on this host. Raises NotFound, which names the ``options`` that do without it."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except FileNotFoundError:
-        message = f"There is no file {path} to take {what} from: say {options}, or put it there."
+        raise NotFound(f"There is no file {path} to take {what} from: say {options}, or put it there.") from None
+
+
+def _text(path: str, what: str, options: str, check_mode: bool, warnings: list[str]) -> str | None:
+    try:
+        return text_of(path, what, options)
+    except NotFound as error:
         if not check_mode:
-            raise BadInput(message) from None
-        warnings.append(f"{message[:-1]} (unless an earlier task does, which check mode does not run).")
+            raise BadInput(error.message) from None
+        warnings.append(f"{error.message[:-1]} (unless an earlier task does, which check mode does not run).")
         return None
