@@ -270,7 +270,7 @@ def test_killed_anywhere_the_task_converges(
 
     for number in numbers(where, reached):
         stage.set(scenario)
-        Path(stage.root, "calls").write_text("0", encoding="ascii")
+        Path(stage.root, "calls").write_bytes(b"")
         Path(stage.root, "clients").unlink(missing_ok=True)
         last.append(run(stage.root, scenario.act, Kill(where, number)))
         if last[-1].killed:
@@ -291,6 +291,7 @@ def test_ceph_forgets_the_dead_by_itself(name: str, stage: Stage, sources: Sourc
     stage.set(scenario)
     number = 1
     while True:
+        Path(stage.root, "calls").write_bytes(b"")
         first = run(stage.root, scenario.act, Kill("call", number))
         assert first.killed, "no client died while it had an image open"
         if users(stage.root):
