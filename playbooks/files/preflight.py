@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 URI = "qemu:///system"
@@ -31,15 +31,20 @@ LIMIT = 30
 INTERPRETERS = ("/opt/virt-storage/venv/bin/python", "/usr/bin/python3", "/usr/libexec/platform-python")
 INSPECTION = "oslo_utils.imageutils.format_inspector"
 CONFIG_DISKS = "pycdlib"
+CEPH = ("rados", "rbd")
+OTHERS = ("logical", "rbd")
+"""The types of pools that have no folder."""
 
 
 class Program(NamedTuple):
-    """A program that modules start. ``serves`` is the use it is for; without it no use goes without the program."""
+    """A program that modules start. ``serves`` is the use it is for; without it no use goes without the program. One
+    for pools of a ``type`` is needed where such a pool is to be made."""
 
     name: str
     debian: str
     redhat: str
     serves: str = ""
+    type: str = ""
 
 
 PROGRAMS = (
@@ -50,7 +55,8 @@ PROGRAMS = (
     Program("mkfs.xfs", "xfsprogs", "xfsprogs", "blank disks with xfs"),
     Program("mkfs.vfat", "dosfstools", "dosfstools", "blank disks with vfat"),
     Program("mkswap", "util-linux", "util-linux", "swap disks"),
-    Program("mount.nfs", "nfs-common", "nfs-utils", "pools of type netfs"),
+    Program("mount.nfs", "nfs-common", "nfs-utils", "pools of type netfs", "netfs"),
+    Program("lvm", "lvm2", "lvm2", "pools of type logical", "logical"),
 )
 OLDEST = {"libvirt": (7, 0), "qemu-img": (5, 2), "python": (3, 9)}
 
@@ -74,11 +80,13 @@ def main(words: Sequence[str]) -> None:
     """Look, and print what was seen."""
     given = json.loads(words[0]) if words else {}
     report = Report(given.get("family", ""))
-    look_at_python(report)
-    look_at_programs(report, [*given.get("pools", ())])
+    wanted = [*given.get("pools", ())]
+    types = {pool.get("type", "") for pool in wanted}
+    look_at_python(report, types)
+    look_at_programs(report, types)
     pools = look_at_libvirt(report)
     known = {pool["name"] for pool in pools}
-    for pool in [*pools, *(each for each in given.get("pools", ()) if each["name"] not in known)]:
+    for pool in [*pools, *(each for each in wanted if each["name"] not in known)]:
         look_at_pool(report, pool)
     print(json.dumps({"problems": report.problems, "hints": report.hints, "found": report.found}))
 
@@ -115,12 +123,13 @@ def dotted(version: Iterable[int]) -> str:
     return ".".join(map(str, version))
 
 
-def look_at_python(report: Report) -> None:
-    """Which interpreters there are, and whether one has the bindings, and one the inspection besides."""
+def look_at_python(report: Report, types: Collection[str]) -> None:
+    """Which interpreters there are, and whether one has the bindings, those of Ceph where a pool of these ``types``
+    needs them, and one the inspection besides."""
     has: dict[str, list[str]] = {}
     for interpreter in dict.fromkeys((sys.executable, *INTERPRETERS)):
         if os.path.exists(interpreter):
-            wanted = ["libvirt", INSPECTION, CONFIG_DISKS]
+            wanted = ["libvirt", INSPECTION, CONFIG_DISKS, *CEPH]
             has[interpreter] = [name for name in wanted if run(interpreter, "-c", f"import {name}")[0] == 0]
             version = version_of(run(interpreter, "--version")[1])
             report.found.append(
@@ -136,6 +145,10 @@ def look_at_python(report: Report) -> None:
         package = report.package("python3-libvirt", "python3-libvirt")
         report.problems.append(f"No Python here can import libvirt: install {package}.")
         return
+    if "rbd" in types and not any({*CEPH} <= {*modules} for modules in able):
+        report.problems.append(
+            "No Python here that can import libvirt can import rados and rbd: install python3-rados and python3-rbd."
+        )
     role = "let the role virt.storage.storage_pool make its virtual environment"
     if not any(INSPECTION in modules for modules in able):
         report.problems.append(
@@ -146,14 +159,13 @@ def look_at_python(report: Report) -> None:
         report.hints.append(f"pycdlib is missing, which configuration disks need: install {package}, or {role}.")
 
 
-def look_at_programs(report: Report, pools: Sequence[dict[str, str]]) -> None:
-    """Which programs are missing, and the versions of those where it matters."""
-    netfs = any(pool.get("type") == "netfs" for pool in pools)
+def look_at_programs(report: Report, types: Collection[str]) -> None:
+    """Which programs are missing, and the versions of those where it matters. Pools of ``types`` are to be made."""
     for program in PROGRAMS:
         if shutil.which(program.name, path=PATH):
             continue
         package = report.package(program.debian, program.redhat)
-        if not program.serves or (program.name == "mount.nfs" and netfs):
+        if not program.serves or program.type in types:
             report.problems.append(f"{program.name} is missing: install {package}.")
         else:
             report.hints.append(f"{program.name} is missing, which {program.serves} need: install {package}.")
@@ -200,9 +212,10 @@ def _expect(report: Report, what: str, version: tuple[int, ...], how: str = "ins
 
 
 def look_at_pool(report: Report, pool: dict[str, str]) -> None:
-    """The file system under a pool: space, mount options, whether it can share extents."""
+    """The file system under a pool: space, mount options, whether it can share extents. Nothing of other pools."""
     if pool.get("type") not in ("dir", "netfs") or not pool.get("path"):
-        report.found.append(f"Pool {pool['name']} is of type {pool.get('type')}, which virt.storage leaves alone.")
+        ours = "nothing more of it is looked at" if pool.get("type") in OTHERS else "virt.storage leaves it alone"
+        report.found.append(f"Pool {pool['name']} is of type {pool.get('type') or 'unknown'}: {ours}.")
         return
     place = pool["path"]
     while not os.path.isdir(place):

@@ -16,6 +16,8 @@ options: {}
 requirements:
   - Python 3.9 or newer
   - libvirt 7.0 or newer, and its Python bindings (Debian and Ubuntu C(python3-libvirt), RedHat C(python3-libvirt))
+  - C(lvm2) for pools of type V(logical)
+  - The Python bindings of Ceph (C(python3-rados), C(python3-rbd)) for pools of type V(rbd)
 notes:
   - When the interpreter that Ansible chose cannot import the bindings, the module looks for one on the host that can,
     and runs there.
@@ -48,5 +50,5 @@ requirements:
     FILE_SYSTEMS = r"""
 options: {}
 requirements:
-  - The tools of the file systems asked for, that is C(e2fsprogs), C(xfsprogs) or C(util-linux)
+  - The tools of the file systems asked for, that is C(e2fsprogs), C(xfsprogs), C(dosfstools) or C(util-linux)
 """

@@ -329,7 +329,9 @@ plan:
       type: int
       sample: 428029952
     strategy:
-      description: The way that was chosen, V(source) to read the source or V(sibling) to copy from another pool.
+      description:
+        - The way that was chosen. V(source) reads the source, V(sibling) copies from another pool, V(clone) clones a
+          snapshot in Ceph.
       returned: for images that are brought in
       type: str
       sample: sibling
@@ -378,7 +380,7 @@ images:
       type: str
       sample: ready
     path:
-      description: The file of the image.
+      description: The path of the image; in Ceph its pool and name.
       type: str
       sample: /srv/ssd/.virt-storage/images/image+debian-12+1c0f4a9be2d73585+k7d2m4q9xa3e.raw
     format:

@@ -76,7 +76,7 @@ images:
       type: str
       sample: ready
     path:
-      description: The file of the image.
+      description: The path of the image; in Ceph its pool and name.
       type: str
       sample: /srv/ssd/.virt-storage/images/image+debian-12+1c0f4a9be2d73585+k7d2m4q9xa3e.raw
     format:

@@ -37,8 +37,9 @@ options:
   state:
     description:
       - V(present) gives a record to each volume in O(disks) that has none, as the operator states it. A qcow2 volume
-        stays where it is. A raw one moves into a subfolder of the pool, because libvirt opens what a guest writes into
-        a raw file in the pool's own folder; it is refused while anything uses it.
+        stays where it is. A raw file moves into a subfolder of the pool, because libvirt opens what a guest writes into
+        a raw file in the pool's own folder; it is refused while anything uses it. In volume groups and in Ceph nothing
+        moves.
       - V(verified) compares all records of the pool with its volumes. It changes nothing, and fails when something is
         wrong, with all that is wrong under RV(problems). What it compares is listed below.
       - V(rebuilt) does what V(present) does, and besides restores what was lost. A record that is missing, or cannot be
@@ -82,7 +83,7 @@ options:
     suboptions:
       volume:
         description:
-          - The name of the volume, a file in the folder of the pool.
+          - The name of the volume, as RV(virt.storage.disk_metadata_info#module:pools[].unmanaged) lists it.
           - Needed for O(state=present) and O(state=rebuilt).
         type: str
       instance:

@@ -24,7 +24,7 @@ extends_documentation_fragment:
 options:
   pools:
     description:
-      - Names of the pools. Without this, all active pools of type V(dir) and V(netfs) are shown.
+      - Names of the pools. Without this, all active pools of the types that M(virt.storage.libvirt_pool) manages.
     type: list
     elements: str
 seealso:
@@ -101,7 +101,7 @@ pools:
           type: str
           sample: qcow2
         adopted:
-          description: For a volume that was adopted, its inode. Otherwise empty.
+          description: For a volume that was adopted, its inode, LVM's UUID or the id of its RBD image. Otherwise empty.
           type: str
           sample: ""
         created:

@@ -189,14 +189,15 @@ options:
         description:
           - Make the disk of an image file or of a volume that exists.
           - A volume that lies in the pool itself, without a record, is taken over as it is. A qcow2 volume keeps its
-            name, and may be in use. A raw one moves into the folder of the pool's own files, out of the reach of
-            libvirt's refresh, which would follow what a guest writes into it; it must not be in use.
+            name, and may be in use. A raw file moves into the folder of the pool's own files, out of the reach of
+            libvirt's refresh, which would follow what a guest writes into it; it must not be in use. In a volume group
+            and in Ceph a raw volume keeps its name, too.
           - Any other file is inspected and copied, and left as it is.
         type: dict
         suboptions:
           path:
             description:
-              - The absolute path of the file or volume.
+              - The absolute path of the file or volume; V(rbd:pool/image) for a volume that lies in the pool in Ceph.
             type: path
             required: true
           format:
@@ -208,10 +209,11 @@ options:
       clone:
         description:
           - How the disk comes from its image. A disk that exists stays as it is.
-          - V(overlay) makes a qcow2 file on top of the image, which costs next to nothing whatever the size. It is what
-            is done when nothing is given.
-          - V(reflink) makes a raw file that shares the extents of the image, on XFS and btrfs.
-          - V(copy) copies the image.
+          - When it is not given, the way of the pool is taken that costs next to nothing whatever the size. That is
+            V(overlay) in a folder and on thick volumes, a thin snapshot in a thin pool, and a clone of RBD in Ceph.
+          - V(overlay) makes a qcow2 volume on top of the image.
+          - V(reflink) makes a raw file that shares the extents of the image, in a folder on XFS or btrfs.
+          - V(copy) copies the image, in every pool. A way that a pool does not have is refused.
         type: str
         choices: [overlay, reflink, copy]
       flattened:
@@ -420,7 +422,9 @@ plan:
   elements: dict
   contains:
     verb:
-      description: What kind of step it is, one of V(make), V(grow), V(flatten), V(replace) and V(remove).
+      description:
+        - What kind of step it is, one of V(make), V(grow), V(flatten), V(replace), V(move), V(finish) for the end of a
+          move that was broken off, and V(remove).
       type: str
       sample: make
     what:
@@ -483,7 +487,9 @@ disks:
       type: str
       sample: ready
     path:
-      description: The absolute path of the volume. Another disk, also one that is made anew, has another path.
+      description:
+        - The absolute path of the volume, in Ceph its pool and name as in V(vms/web1+root+k7d2m4q9xa3e). Another disk,
+          also one that is made anew, has another path.
       type: str
       sample: /srv/ssd/web1+root+k7d2m4q9xa3e.qcow2
     format:
@@ -503,7 +509,9 @@ disks:
       type: str
       sample: image+debian-12+1c0f4a9be2d73585+p4x8e2m5q7ha
     strategy:
-      description: How the disk was made, one of V(overlay), V(reflink), V(copy), V(blank) and V(adopt).
+      description:
+        - How the disk was made, one of V(overlay), V(reflink), V(snapshot) in a thin pool, V(clone) in Ceph, V(copy),
+          V(blank) and V(adopt).
       type: str
       sample: overlay
     reason:

@@ -82,7 +82,9 @@ disks:
       type: str
       sample: ready
     path:
-      description: The absolute path of the volume. Another disk, also one that is made anew, has another path.
+      description:
+        - The absolute path of the volume, in Ceph its pool and name as in V(vms/web1+root+k7d2m4q9xa3e). Another disk,
+          also one that is made anew, has another path.
       type: str
       sample: /srv/ssd/web1+root+k7d2m4q9xa3e.qcow2
     format:

@@ -157,7 +157,8 @@ options:
         type: str
       conf:
         description:
-          - A C(ceph.conf) on the host to take the monitors from. Nothing else is read from it.
+          - A C(ceph.conf) on the host to take the monitors from. Nothing else is read from it. Mutually exclusive with
+            O(rbd.monitors).
           - A new pool without O(rbd.monitors) takes them from C(/etc/ceph/ceph.conf).
         type: path
       monitors:
@@ -182,7 +183,7 @@ options:
         type: path
       key:
         description:
-          - The key of the user, as C(ceph auth get-key) prints it.
+          - The key of the user, as C(ceph auth get-key) prints it. Mutually exclusive with O(rbd.keyring).
         type: str
   mode:
     description:

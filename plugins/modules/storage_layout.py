@@ -30,6 +30,8 @@ extends_documentation_fragment:
   - virt.storage.attributes
   - virt.storage.attributes.actiongroup_storage
   - virt.storage.requirements
+  - virt.storage.requirements.qemu
+  - virt.storage.requirements.inspection
   - virt.storage.pool
 attributes:
   check_mode:

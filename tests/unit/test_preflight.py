@@ -17,6 +17,7 @@ import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground import command
 from ansible_collections.virt.storage.plugins.module_utils._tasks import interpreter
+from ansible_collections.virt.storage.plugins.module_utils._tasks.kinds import KINDS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "playbooks" / "files" / "preflight.py"
 
@@ -40,6 +41,7 @@ def looked(preflight: Any, capsys: pytest.CaptureFixture[str], **given: Any) -> 
 
 def test_it_looks_where_the_modules_look(preflight: Any) -> None:
     assert preflight.INTERPRETERS == interpreter.INTERPRETERS
+    assert {"dir", "netfs", *preflight.OTHERS} == {*KINDS}
     for program in preflight.PROGRAMS:
         assert (program.debian, program.redhat) == command.PACKAGES[program.name]
 
@@ -68,9 +70,29 @@ def test_a_program_matters_when_a_pool_needs_it(
 ) -> None:
     monkeypatch.setattr(preflight, "PATH", str(tmp_path))
     shared = {"name": "shared", "type": "netfs", "path": str(tmp_path)}
+    group = {"name": "group", "type": "logical", "logical": {"group": "vg0"}}
     told = looked(preflight, capsys, family="Debian", pools=[shared])
     assert "mount.nfs is missing: install nfs-common." in told["problems"]
+    assert "lvm is missing, which pools of type logical need: install lvm2." in told["hints"]
     assert f"Pool shared ({tmp_path}) is not mounted, so that nothing is said of it." in told["found"]
+    told = looked(preflight, capsys, family="Debian", pools=[group])
+    assert "lvm is missing: install lvm2." in told["problems"]
+    assert "Pool group is of type logical: nothing more of it is looked at." in told["found"]
+
+
+@pytest.mark.parametrize(("type", "has", "lacks"), [("rbd", "", True), ("rbd", "rados rbd", False), ("dir", "", False)])
+def test_the_bindings_of_ceph_matter_to_its_pools(
+    preflight: Any, type: str, has: str, lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = {"libvirt", *has.split()}
+
+    def run(*words: str) -> tuple[int, str]:
+        return (0, "Python 3.11.2") if words[-1].rpartition(" ")[2] in {*there, "--version"} else (1, "")
+
+    monkeypatch.setattr(preflight, "run", run)
+    report = preflight.Report("Debian")
+    preflight.look_at_python(report, {type})
+    assert any("install python3-rados and python3-rbd" in problem for problem in report.problems) == lacks
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,7 @@ def make_group(lvm: Lvm, runner: Runner, name: str, devices: Sequence[str]) -> N
             "last not in front."
         )
     if not devices:
-        raise BadInput(f"The volume group {name} is to be made, and no devices are named: give source.devices.")
+        raise BadInput(f"The volume group {name} is to be made, and no devices are named: give logical.devices.")
     for device in devices:
         why = why_not_empty(runner, device)
         if why:
