@@ -475,6 +475,20 @@ def test_flattening_can_be_broken_off_anywhere_and_done_again(pool: FileBed, tmp
     program("qemu-img", "check", "-q", "-f", "qcow2", "-r", "leaks", pool.at(volume)[1])
 
 
+def test_a_disk_with_snapshots_in_it_keeps_the_image_that_they_need(pool: FileBed, tmp_path: Path) -> None:
+    image = filled(pool, Literal(lambda: DATA))
+    volume = cloned(pool, image, MIB)
+    path = pool.at(volume)[1]
+    program("qemu-img", "snapshot", "-c", "before", path)
+    guest_writes(pool, volume, "write -P 3 0 512")
+    with pytest.raises(StorageError, match="snapshots of its guest in it"):
+        pool.do(pool.volumes.flatten(volume))
+    program("qemu-img", "snapshot", "-a", "before", path)
+    reads_as(pool, volume, raw_file(tmp_path / "expected", MIB, {0: DATA}))
+    program("qemu-img", "snapshot", "-d", "before", path)
+    assert pool.do(pool.volumes.flatten(volume)).kind == "done"
+
+
 # Full, and read-only
 
 

@@ -122,6 +122,16 @@ def read_size(fd: int, name: str = "The volume") -> int:
     return int(size)
 
 
+def refuse_snapshots(header: Header, name: str) -> None:
+    """Raise where the file has snapshots in it: they need the image as long as they are there, and no copy of the disk
+    has them."""
+    if header.snapshots:
+        raise StorageError(
+            f"{name} has snapshots of its guest in it ({header.snapshots}), which would be lost: delete them with "
+            "'virsh snapshot-delete' or 'qemu-img snapshot -d', and run the task again."
+        )
+
+
 def overlay_image(
     virtual_size: int,
     backing_path: str | None,

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from .digest import Buffer, read_block
 from .errors import LostMetadata, StorageError
-from .qcow2 import CORRUPT, DATA_FILE, EXTENDED_L2, Header, pwrite, read_header
+from .qcow2 import CORRUPT, DATA_FILE, EXTENDED_L2, Header, pwrite, read_header, refuse_snapshots
 
 _OFFSET = 0x00FFFFFFFFFFFE00
 _COMPRESSED, _USED_ONCE = 1 << 62, 1 << 63
@@ -35,6 +35,7 @@ def clusters(fd: int, name: str) -> Iterator[tuple[int, int, int | None]]:
     """
     header = read_header(fd, name)
     _refuse_foreign(header, name)
+    refuse_snapshots(header, name)
     size, end = header.cluster_size, os.lseek(fd, 0, os.SEEK_END)
     per_table = size // _ENTRY
     needed = -(-header.virtual_size // (size * per_table))

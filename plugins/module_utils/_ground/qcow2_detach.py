@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .command import Limits, Runner
 from .digest import BLOCK, is_zero, next_data, read_block
 from .errors import LostMetadata
-from .qcow2 import read_header
+from .qcow2 import read_header, refuse_snapshots
 from .qcow2_pointer import Pointer, restore_pointer
 
 _NONE = Pointer(None, None, 0, "")
@@ -55,8 +55,11 @@ def copy_up(
     """Copy what ``image`` holds, and the qcow2 file ``path`` of ``size`` bytes does not, into it; nothing is synced.
 
     Both are opened by the names given here and in the formats that are known; the pointer in the header is not
-    followed. Raises CommandFailed, also where somebody else has the file open, or OutOfSpace.
+    followed. Raises StorageError where the file has snapshots in it, CommandFailed, also where somebody else has the
+    file open, or OutOfSpace.
     """
+    with open(path, "rb") as file:
+        refuse_snapshots(read_header(file.fileno(), path), path)
     graph = {
         "driver": "copy-on-read",
         "file.driver": "qcow2",

@@ -118,6 +118,18 @@ def test_what_only_qemu_reads_is_refused(image: Path) -> None:
         own_data(fd, "The disk")
 
 
+def test_snapshots_in_a_disk_are_not_left_behind(image: Path) -> None:
+    disk = made(image, 16 * MIB, 65536)
+    qemu("qemu-img", "snapshot", "-c", "before the upgrade", str(disk))
+    with opened(disk) as fd, opened(image) as below:
+        for read in (lambda: own_data(fd, "The disk"), lambda: qcow2_disk(fd, "The disk", below)):
+            with pytest.raises(StorageError, match=r"snapshots of its guest in it \(1\), which would be lost"):
+                read()
+    qemu("qemu-img", "snapshot", "-d", "before the upgrade", str(disk))
+    with opened(disk) as fd:
+        assert own_data(fd, "The disk").amount()
+
+
 def test_tables_that_point_out_of_the_file_are_not_followed(image: Path) -> None:
     disk = made(image, 16 * MIB, 65536)
     os.truncate(disk, os.stat(disk).st_size // 2 // 65536 * 65536)
