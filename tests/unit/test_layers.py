@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The shape of the code, as CONTRIBUTING.md has it: layers, imports that point down, modules that only declare."""
+"""The shape of the code, as docs/architecture.md has it: layers, imports that point down, modules that only declare."""
 
 from __future__ import annotations
 
