@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import dataclass
 
 import ceph
+import crash_matrix
 from common import ROOT, VENV, Trouble, copy, home, libvirtd, run, say, venv, venv_env
 from results import FOLDER, Result, count_junit
 
@@ -47,6 +48,8 @@ def run_suite(name: str, result: Result, *, full: bool, extra: list[str], timeou
         env = {**venv_env(), **_wanted(full)}
         finished = run(words, root=suite.machine, env=env, check=False, timeout=timeout)
     count_junit(result, report, finished.returncode)
+    if name == "crash" and full and not extra and not result.failures:
+        crash_matrix.write()
 
 
 def run_molecule(result: Result, *, full: bool, extra: list[str], timeout: float) -> None:

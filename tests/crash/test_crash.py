@@ -24,33 +24,12 @@ from contract.beds import FileBed, mounted
 from .child import LEASE, Act, Kill, Lived, parts, run
 from .pool_state import Runner, check
 from .scenarios import KEY, MIB, NAMES, DiskWish, Scenario, Sources, clear, disks, fill, make, on_disk, scenarios
+from .tally import Tally
 
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 STRIDE = {"before": 1, "call": 1 if FULL else 7}
 REBOOTS = 3
 """One of so many kills is followed by what a reboot does to locks: their files may be gone, too."""
-
-
-class Tally:
-    """What was killed in this run."""
-
-    def __init__(self) -> None:
-        self.kills = self.orphans = 0
-
-
-@pytest.fixture(scope="module")
-def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    counted = Tally()
-    failed = request.session.testsfailed
-    yield counted
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    if request.session.testsfailed == failed:
-        with capture.global_and_fixture_disabled():
-            print(
-                f"\ncrash: {counted.kills} kill points, 0 lost, all converged; "
-                f"{counted.orphans} of them left a program running that kept everybody else out"
-            )
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +126,7 @@ def test_killed_anywhere_the_task_converges(
             raise AssertionError(f"killed {where} {number}: {error}") from error
         if not first.killed:
             break
-        tally.kills += 1
+        tally.add("file", name, where)
         number += STRIDE[where]
     assert number > 3, "hardly anything was killed"
 
@@ -174,8 +153,7 @@ def test_a_fill_whose_qemu_img_goes_on_is_left_to_it(stage: Stage, large: Source
     wait_for_end(first.orphan)
     fine(run(stage.root, clear))
     check(stage.root, {}, {KEY: True})
-    tally.kills += 1
-    tally.orphans += 1
+    tally.add("file", "fill from qcow2", "program")
 
 
 @pytest.mark.parametrize("what", ["flatten", "grow"])
@@ -200,10 +178,9 @@ def test_a_disk_that_an_orphan_writes_to_has_no_second_writer(
         finally:
             os.kill(first.orphan, signal.SIGCONT)
         wait_for_end(first.orphan)
-        tally.orphans += 1
     assert first.orphan or what == "grow", "qemu-io was done each time before it could be stopped"
     converge(stage, Scenario(act, wanted={("web", "root"): large.reads(size)}, images={KEY: True}), first)
-    tally.kills += 1
+    tally.add("file", what, "program" if first.orphan else "before")
 
 
 def left_behind(stage: Stage, act: Act, *before: Act) -> Lived:

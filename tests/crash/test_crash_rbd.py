@@ -59,7 +59,8 @@ from .scenarios import (  # noqa: E402  # noqa: E402
     on_disk,
     prune,
 )
-from .test_crash import FULL, Tally, fine, sources, tally  # noqa: E402, F401  # pylint: disable=unused-import
+from .tally import Tally  # noqa: E402
+from .test_crash import FULL, fine, sources  # noqa: E402, F401  # pylint: disable=unused-import
 
 STRIDE = {"before": 1 if FULL else 9, "call": 1 if FULL else 37}
 NAMES = (
@@ -257,7 +258,7 @@ def test_killed_anywhere_the_task_converges(
     where: str,
     stage: Stage,
     sources: Sources,  # noqa: F811
-    tally: Tally,  # noqa: F811
+    tally: Tally,
 ) -> None:
     found = scenarios_of(stage, sources)
     assert tuple(found) == NAMES
@@ -280,7 +281,7 @@ def test_killed_anywhere_the_task_converges(
             converge(stage, scenario, last[-1])
         except AssertionError as error:
             raise AssertionError(f"killed {where} {number}: {error}") from error
-    tally.kills += kills
+    tally.add("rbd", name, where, kills)
     assert kills, "nothing was killed"
 
 
@@ -306,7 +307,7 @@ def test_ceph_forgets_the_dead_by_itself(name: str, stage: Stage, sources: Sourc
         in_child(rbd_child.wait_until_forgotten, stage.root, 45)
     converge(stage, scenario, second)
     assert time.monotonic() - began < 60
-    tally.kills += 1
+    tally.add("rbd", name, "call")
 
 
 def users(root: str) -> bool:
