@@ -26,6 +26,7 @@ from .._ground.errors import NotFound, StorageError
 from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
 from .._ground.lvm import Lvm
+from .._ground.mounts import mounted_at
 from .._ground.staging import staging_room
 from .._policy.plan import Fields
 from .._policy.pool_ceph import CephSource
@@ -111,6 +112,12 @@ def _records(begin: Callable[[], Any], open_: Callable[[], Any], make: bool, bar
 
 
 def _folder(definition: Definition, around: Surroundings, make: bool, bare: bool) -> Parts:
+    if definition.type == "netfs" and mounted_at(os.path.realpath(definition.path)) is None:
+        # Libvirt looks only when it starts. The empty folder beneath would be taken for a pool without any disk.
+        raise StorageError(
+            f"Nothing is mounted at {definition.path}, where the volumes of pool {definition.name} are, though libvirt "
+            "has it as active: stop the pool with libvirt_pool state=inactive, then start it again."
+        )
     private, beat = os.path.join(definition.path, PRIVATE), around.lease / 10
     store = _records(
         lambda: FolderStore.make(private, beat), lambda: FolderStore.open(private, beat), make=make, bare=bare
