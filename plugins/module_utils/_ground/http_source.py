@@ -203,6 +203,11 @@ class HttpSource:
                 if isinstance(getattr(error, "reason", error), ssl.SSLCertVerificationError):
                     raise self._error("cannot be trusted: %s" % _reason(error)) from None
                 raise _Broken(_reason(error)) from None
+            except ValueError:  # UnicodeError is one, too; its text may have a header in it
+                raise self._error(
+                    "cannot be asked for: its address, a redirect or a header has what HTTP does not carry; write what "
+                    "is not ASCII percent-encoded"
+                ) from None
             if status not in _REDIRECTS or not target:
                 raise self._refused(status, url)
             url = self._redirected(url, target)
@@ -231,8 +236,11 @@ class HttpSource:
             )
 
     def _redirected(self, url: str, target: str) -> str:
-        target = urljoin(url, target).replace(" ", "%20")
-        scheme = urlsplit(target).scheme.lower()
+        try:
+            target = urljoin(url, target).replace(" ", "%20")
+            scheme, _host, _port = origin(target)
+        except ValueError:
+            raise self._error("redirects to something that is no address") from None
         if scheme not in ("http", "https"):
             raise self._error("redirects to something that is not http: %s" % scheme[:20])
         if urlsplit(url).scheme.lower() == "https" and scheme == "http":

@@ -124,6 +124,20 @@ def test_redirect_to_something_else(web: WebServer, target: str) -> None:
     assert "not http" in refused(SourceSpec(web.url("/image"), "raw"))
 
 
+@pytest.mark.parametrize("target", ["http://host:port/x", "http://host:99999/x"])
+def test_redirect_to_no_address(web: WebServer, target: str) -> None:
+    web.answers["/image"] = lambda handler: handler.reply(302, b"", Location=target)
+    assert "no address" in refused(SourceSpec(web.url("/image"), "raw"))
+
+
+def test_what_http_does_not_carry(web: WebServer) -> None:
+    long = f"http://{'a' * 64}.example/image"
+    web.answers["/moved"] = lambda handler: handler.reply(302, b"", Location=long)
+    for location in (web.url("/im\u00e4ge"), web.url("/moved"), long):
+        assert "percent-encoded" in refused(SourceSpec(location, "raw"))
+    assert "percent-encoded" in refused(SourceSpec(web.url("/image"), "raw", headers={"X-Token": "s3cret\u20ac"}))
+
+
 def test_redirects_in_a_circle(web: WebServer) -> None:
     web.answers["/image"] = lambda handler: handler.reply(302, b"", Location="/image")
     assert "more than 10 times" in refused(SourceSpec(web.url("/image"), "raw"))
