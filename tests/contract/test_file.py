@@ -437,6 +437,17 @@ def test_what_cannot_be_told_counts_as_used(pool: FileBed, monkeypatch: pytest.M
     assert pool.do(pool.volumes.remove(volume)).kind == "refused"
 
 
+def test_a_sweep_of_staging_leaves_what_another_host_may_work_with(pool: FileBed) -> None:
+    staging = Path(pool.root, ".virt-storage", "staging")
+    now = time.time()
+    for name, age in ((".nfs01", 3600), (".nfs02", 2 * 24 * 3600), ("virt-storage-staging-1", 0)):
+        (staging / name).touch()
+        os.utime(staging / name, (now - age, now - age))
+    cleared = pool.do(pool.volumes.sweep())
+    assert sorted(cleared) == [".virt-storage/staging/.nfs02", ".virt-storage/staging/virt-storage-staging-1"]
+    assert os.listdir(staging) == [".nfs01"], "NFS calls a file so that is open on any host and has no name"
+
+
 # Flattening, broken off
 
 

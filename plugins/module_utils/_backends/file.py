@@ -39,6 +39,7 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.qcow2 import read_header, read_size
 from .._ground.qcow2_clusters import OverlaySink
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
+from .._ground.staging import sweep_staging
 from .._ground.usage import users_of_files
 from .._policy.disk_xml import Location
 from .._records.types import Volume
@@ -370,15 +371,8 @@ class FileVolumes:
         return self.remove_all([(volume,)])[0]
 
     def sweep(self) -> list[str]:
-        """See the contract. Staging files have no name while they are used: what has one was left by the dead."""
-        cleared = []
-        with contextlib.suppress(FileNotFoundError):
-            for name in os.listdir(self._staging.directory):
-                path = os.path.join(self._staging.directory, name)
-                if not any(users_of_files([path]).values()):
-                    os.unlink(path)
-                    cleared.append(f"{PRIVATE}/staging/{name}")
-        return cleared
+        """See the contract."""
+        return [os.path.relpath(path, self.root) for path in sweep_staging(self._staging.directory)]
 
     def _run(self, argv: Sequence[str]) -> None:
         self._runner.run(argv, limits=_CHANGING, pass_fds=tuple(self._inherit()), beat=self._beat)
