@@ -193,7 +193,7 @@ options:
             name, and may be in use. A raw file moves into the folder of the pool's own files, out of the reach of
             libvirt's refresh, which would follow what a guest writes into it; it must not be in use. In a volume group
             and in Ceph a raw volume keeps its name, too.
-          - Any other file is inspected and copied, and left as it is.
+          - Any other file is inspected and copied, and left as it is. That may take a day at most.
         type: dict
         suboptions:
           path:

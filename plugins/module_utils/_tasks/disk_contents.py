@@ -28,6 +28,9 @@ from .disk_site import Site, Stocked
 from .disk_wishes import IN_CEPH, Order
 from .session import Session
 
+LONGEST_IMPORT = 24 * 3600.0
+"""Seconds that one import may take: nothing is waited for, but some disks have terabytes."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -119,7 +122,7 @@ def _brought_in(session: Session, order: Order, plain: DiskWish) -> Recipe:
         if not session.check_mode:
             raise NotFound(problem) from None
         session.warnings.append(f"{problem} Check mode goes on as if an earlier task brought it.")
-    source = Incoming(SourceSpec(order.path, order.format), Bounds(LARGEST, want.bytes or LARGEST))
+    source = Incoming(SourceSpec(order.path, order.format), Bounds(LARGEST, want.bytes or LARGEST, LONGEST_IMPORT))
     return Recipe(Offer(strategy="copy"), replace(plain, source=source, format="raw"))
 
 
