@@ -4,7 +4,8 @@
 
 """Every example that is shown, in the pages, the modules and the examples folder, fits the interfaces that there are.
 
-Values in braces are not computed: something of the right type stands in for them.
+Values in braces are not computed: something of the right type stands in for them. The pages themselves are looked at,
+too: nothing that a deployer can use goes unnamed, and no page is out of reach.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import copy
 import importlib
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +27,13 @@ ROOT = Path(__file__).resolve().parents[2]
 OURS = "virt.storage."
 MODULES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("roles/*/README.md"))]
+README = ROOT / "README.md"
+PAGES = [
+    README,
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/**/*.md")),
+    *sorted(ROOT.glob("roles/*/README.md")),
+]
 SHIPPED = [
     *sorted(ROOT.glob("docs/examples/**/*.yml")),
     *sorted(ROOT.glob("playbooks/*.yml")),
@@ -89,7 +98,17 @@ VARIABLES = {
     "virt_storage_disks": {"type": "list", "elements": "dict"},
     "virt_storage_hosts": {"type": "raw"},
     "virt_storage_pools": {"type": "list", "elements": "str"},
+    "storage_layout_base_format": {"type": "str", "choices": ["raw", "qcow2"]},
+    "storage_layout_final": {"type": "bool"},
+    "storage_layout_formats": {"type": "dict"},
+    "storage_layout_instances": {"type": "list", "elements": "str"},
+    "storage_layout_kind": {"type": "str", "choices": ["nova", "folder"]},
+    "storage_layout_path": {"type": "path"},
+    "storage_layout_pool": {"type": "str"},
+    "storage_layout_strict": {"type": "bool"},
 }
+OWN = ("storage_pool_", "image_cache_", "virt_storage_", "storage_layout_")
+"""How the names of our variables begin."""
 
 
 def settled(value: Any, spec: Mapping[str, Any]) -> Any:
@@ -129,7 +148,7 @@ def variables_in(node: Any) -> Iterator[tuple[str, Any]]:
     """Everything that is set under the name of a variable of ours, anywhere."""
     if isinstance(node, dict):
         for name, value in node.items():
-            if str(name).startswith(("storage_pool_", "image_cache_", "virt_storage_")):
+            if str(name).startswith(OWN):
                 yield name, value
             yield from variables_in(value)
     elif isinstance(node, list):
@@ -180,6 +199,58 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     known = {*MODULES, *PLAYBOOKS, *ROLES}
     named = set(re.findall(r"(?<![\w/.])virt\.storage\.([a-z]\w*)", page.read_text("utf-8")))
     assert named <= known
+
+
+def commands_in(page: Path) -> list[list[str]]:
+    """The commands that a page tells to type, as words, without what follows a ``#``."""
+    blocks = re.findall(r"^ *```console\n(.*?)^ *```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_tells_to_type_is_there(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT / "dev.d")])
+    dev = importlib.import_module("main").parser()
+    for words in commands_in(page):
+        if words[0] == "./dev":
+            dev.parse_known_args(words[1:])  # ends the test where it knows no such command
+        given = [words[at + 1].partition("=") for at, word in enumerate(words) if word in ("-e", "--extra-vars")]
+        for name, _equals, value in given if words[0] == "ansible-playbook" else ():
+            assert name in VARIABLES
+            assert mistakes(ArgumentSpecValidator({name: VARIABLES[name]}), {name: value}) == []
+
+
+def test_a_page_tells_to_type_something() -> None:
+    """So that the test above is not one of nothing."""
+    typed = [words for page in PAGES for words in commands_in(page)]
+    assert ["./dev", "quickstart", "--remove"] in typed
+    assert any("storage_layout_final=true" in words for words in typed)
+
+
+def test_the_readme_names_all_that_can_be_used() -> None:
+    text = README.read_text("utf-8")
+    used = {*MODULES, *PLAYBOOKS, *ROLES}
+    assert [name for name in sorted(used) if not name.endswith("_info") and f"`{OURS}{name}`" not in text] == []
+    assert [name for name in VARIABLES if name.startswith(OWN[2:]) and f"`{name}" not in text] == []
+
+
+def test_the_variables_of_playbooks_are_known() -> None:
+    text = "\n".join(path.read_text("utf-8") for path in ROOT.glob("playbooks/*.yml"))
+    read = set(re.findall(rf"(?<![\w.])(?:{'|'.join(OWN)})\w+", text))
+    assert read <= {*VARIABLES}
+    assert {name for name in VARIABLES if name.startswith(OWN[2:])} <= read
+
+
+def test_every_page_can_be_reached() -> None:
+    reached, ahead = set(), [README]
+    while ahead:
+        page = ahead.pop()
+        if page not in reached and page.suffix == ".md":
+            reached.add(page)
+            targets = re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))
+            ahead += [(page.parent / target).resolve() for target in targets if "://" not in target]
+    assert [str(page.relative_to(ROOT)) for page in PAGES if page not in reached] == []
 
 
 @pytest.mark.parametrize(
