@@ -352,12 +352,14 @@ def absent_plan(pool: str, leaving: Leaving) -> Plan:
 async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:
     """The images, in use or out of it, that are meant by ``wanted``: names, ids and keys.
 
-    A name means the image that it stands for, and those that were brought in under it before a refresh.
+    A name means the image that it stands for, and those that were brought in under it before a refresh. Raises
+    LostMetadata where the record of one cannot be read: it is not gone for that.
     """
     listing, named = await listing_of(pool), await labels(pool)
     names = {each for each in wanted if ":" not in each and not is_id(each)}
     found = []
-    for seen in await seen_images(pool, listing):
+    broken: dict[str, str] = {}
+    for seen in await seen_images(pool, listing, broken):
         record = seen.image
         if seen.state is not State.READY and seen.state not in LEAVING:
             continue
@@ -367,6 +369,13 @@ async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:
         elif record.name in names or names.intersection(names_now):
             kept = tuple(name for name in names_now if name not in names and seen.state is State.READY)
             found.append(Leaving(seen, tuple(name for name in names_now if name not in kept), kept))
+    for record_id in broken:
+        if record_id in wanted or names.intersection(names_of(record_id, named)):
+            raise LostMetadata(
+                f"The image {record_id} of pool {pool.name} has a record that cannot be read, so it is left as it is: "
+                "bring the record back from a backup or, where no disk needs the image, remove both by hand.",
+                id=record_id,
+            )
     return found
 
 
