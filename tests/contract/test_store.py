@@ -391,12 +391,14 @@ def test_an_ended_record_is_forgotten_with_all_that_was_kept_under_it(bed: Bed, 
 
 
 @pytest.mark.promise("retention")
-def test_a_sweep_forgets_what_ended_long_ago(bed: Bed) -> None:
+def test_a_sweep_forgets_what_has_been_gone_for_long_and_never_what_was_released(bed: Bed) -> None:
     gone, live = made(bed, bed.disk("a"), State.GONE), made(bed, bed.disk("b"), State.READY)
+    released = made(bed, bed.disk("c"), State.FLAT)
+    bed.do(bed.records.swap(released.id, State.FLAT, State.RELEASED))
     assert bed.do(bed.records.sweep(3600)) == []
     time.sleep(0.05)
     assert bed.do(bed.records.sweep(0.02)) == [gone.id]
-    assert bed.do(bed.records.states()).states == {live.id: State.READY}
+    assert bed.do(bed.records.states()).states == {live.id: State.READY, released.id: State.RELEASED}
 
 
 @pytest.mark.promise("retention")

@@ -25,7 +25,7 @@ UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIR
 """States in which a record may need somebody to bring it to its end."""
 
 KEEP_ENDED = 30 * 24 * 3600.0
-"""How many seconds an ended record stays: longer than any host sleeps before it wakes up and goes on."""
+"""How many seconds a gone record stays: longer than any host sleeps before it wakes up and goes on."""
 
 
 @dataclass(frozen=True)

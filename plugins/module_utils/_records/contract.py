@@ -141,5 +141,6 @@ class Records:
         return self._op("forget", record_id)
 
     def sweep(self, keep_seconds: float) -> Op[list[str]]:
-        """Forget records that ended more than ``keep_seconds`` ago, and clear what no record ever named."""
+        """Forget records that were gone more than ``keep_seconds`` ago, and clear what no record ever named. What was
+        released stays: its volume does, and without it would be taken for one whose record was lost."""
         return self._op("sweep", keep_seconds)

@@ -341,10 +341,10 @@ class FolderStore:
         sync_folder(self._records)
 
     def sweep(self, keep_seconds: float) -> list[str]:
-        """See the contract. Age is only ever asked of what has ended or never began."""
+        """See the contract. Age is only ever asked of what is gone or never began."""
         forgotten = []
         for record_id, state in self.states().states.items():
-            if state in ENDED and seconds_since_named(self._state_path(record_id, state)) > keep_seconds:
+            if state is State.GONE and seconds_since_named(self._state_path(record_id, state)) > keep_seconds:
                 self.forget(record_id)
                 forgotten.append(record_id)
         for name in self.locks.names():

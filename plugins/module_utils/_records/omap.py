@@ -12,7 +12,7 @@
     virt-storage.records.<n>    a shard, whose omap has for each record that belongs there
         state/<id>                  the state
         body/<id>                   one JSON object, written with the first state and never again
-        ended/<id>                  when it ended, in seconds since 1970 by the clock of whoever ended it
+        ended/<id>                  when it was gone, in seconds since 1970 by the clock of whoever ended it
         under/<id>/<name>           what refers to <id>
         facts/<id>/<topic>          facts, replaced as a whole
     virt-storage.locks.<n>      see ``_ground.rados_locks``
@@ -289,7 +289,7 @@ class OmapStore:
         self._omaps.change(shard, Change({STATE + record_id: word}, without=(*_keys(record_id), *more)))
 
     def sweep(self, keep_seconds: float) -> list[str]:
-        """See the contract. Age is only ever asked of what has ended."""
+        """See the contract. Age is only ever asked of what is gone."""
         limit = time.time() - keep_seconds
         forgotten = [
             record_id
@@ -361,7 +361,7 @@ def _creation(record: Record, state: State) -> tuple[str, Change]:
 
 def _entering(record_id: str, state: State) -> dict[str, str]:
     """What is written when a record enters a state."""
-    ended = {ENDED_AT + record_id: f"{time.time():.3f}"} if state in ENDED else {}
+    ended = {ENDED_AT + record_id: f"{time.time():.3f}"} if state is State.GONE else {}
     return {STATE + record_id: state.value, **ended}
 
 
