@@ -130,7 +130,8 @@ images:
       returned: when the record of the image cannot be read
       type: str
       sample: "The record of image+debian-12+1c0f4a9be2d73585+k7d2m4q9xa3e cannot be read: its content is not a record.
-        Nothing is guessed from the volume; restore it with disk_metadata state=rebuilt."
+        Nothing is guessed from the volume; flatten the disks that need the image, and bring it in anew with
+        cached_image."
 """
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks.cached_image import info

@@ -36,7 +36,7 @@ from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
 from .folder_files import check_own_folder, drop, look_afresh, names_in, new_file, read_file, seconds_since_named
-from .types import ENDED, SCHEMA, Record, State, from_json, is_id, state_named, to_json
+from .types import ENDED, SCHEMA, Record, State, from_json, is_id, remedy, state_named, to_json
 
 SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
@@ -178,9 +178,7 @@ class FolderStore:
                 return from_json(read_file(path), record_id)
             except FileNotFoundError:
                 continue
-        raise LostMetadata(
-            f"There is no record of {record_id}: restore it with disk_metadata state=rebuilt.", id=record_id
-        )
+        raise LostMetadata(f"There is no record of {record_id}: {remedy(record_id)}.", id=record_id)
 
     def sync(self) -> None:
         """See the contract."""

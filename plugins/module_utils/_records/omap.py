@@ -37,7 +37,7 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.rados_locks import RadosLocks
 from .._ground.rados_omap import Change, Omaps, joined
 from .contract import Listing
-from .types import ENDED, SCHEMA, Record, State, from_json, is_id, state_named, to_json
+from .types import ENDED, SCHEMA, Record, State, from_json, is_id, remedy, state_named, to_json
 
 try:
     import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -342,9 +342,7 @@ def _keys(record_id: str) -> tuple[str, ...]:
 def _parsed(body: bytes | None, record_id: str) -> Record:
     """The record, from what stands in the place of its body."""
     if body is None:
-        raise LostMetadata(
-            f"There is no record of {record_id}: restore it with disk_metadata state=rebuilt.", id=record_id
-        )
+        raise LostMetadata(f"There is no record of {record_id}: {remedy(record_id)}.", id=record_id)
     return from_json(body, record_id)
 
 

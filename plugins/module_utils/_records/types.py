@@ -176,6 +176,14 @@ def taken_apart(record_id: str) -> Name:
     return Name(instance=parts[0], role=parts[1])
 
 
+def remedy(record_id: str) -> str:
+    """What to do about a record that is lost, as a clause. That of an image is not restored: nobody can vouch for what
+    the image holds."""
+    if taken_apart(record_id).image:
+        return "flatten the disks that need the image, and bring it in anew with cached_image"
+    return "restore it with disk_metadata state=rebuilt"
+
+
 def state_named(word: str, record_id: str) -> State:
     """The state that a store calls ``word``; NewerSchema for one that we do not know, since it could mean anything."""
     try:
@@ -242,7 +250,7 @@ def from_json(data: bytes, record_id: str) -> Record:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise LostMetadata(
             f"The record of {record_id} cannot be read: its content is not a record. "
-            "Nothing is guessed from the volume; restore it with disk_metadata state=rebuilt.",
+            f"Nothing is guessed from the volume; {remedy(record_id)}.",
             id=record_id,
         ) from None
     if not isinstance(schema, int) or schema > SCHEMA:
@@ -255,13 +263,12 @@ def from_json(data: bytes, record_id: str) -> Record:
         record = _build(kind, body)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise LostMetadata(
-            f"The record of {record_id} is damaged ({error}). Nothing is guessed from the volume; restore it with "
-            "disk_metadata state=rebuilt.",
+            f"The record of {record_id} is damaged ({error}). Nothing is guessed from the volume; {remedy(record_id)}.",
             id=record_id,
         ) from None
     if record.id != record_id:
         raise LostMetadata(
-            f"The record of {record_id} holds the body of another one: restore it with disk_metadata state=rebuilt.",
+            f"The record of {record_id} holds the body of another one: {remedy(record_id)}.",
             id=record_id,
         )
     return record

@@ -161,6 +161,17 @@ def test_rubbish_is_never_a_record_nor_a_crash(data: bytes) -> None:
         from_json(data, DISK.id)
 
 
+@pytest.mark.parametrize(
+    ("record", "remedy"),
+    [(DISK, "restore it with disk_metadata state=rebuilt"), (IMAGE, "bring it in anew with cached_image")],
+)
+def test_what_to_do_about_a_lost_record_depends_on_what_it_was(record: Record, remedy: str) -> None:
+    other = json.dumps({**json.loads(to_json(record)), "id": "x"}).encode()
+    for data in (b"nonsense", b'{"schema": 1, "kind": "x"}', other):
+        with pytest.raises(LostMetadata, match=remedy):
+            from_json(data, record.id)
+
+
 def bodies() -> list[dict[str, Any]]:
     return [json.loads(to_json(record)) for record in (DISK, IMAGE)]
 
