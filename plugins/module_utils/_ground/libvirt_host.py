@@ -95,7 +95,11 @@ class Host(Secrets):
 
     def __init__(self, uri: str = SYSTEM) -> None:
         """Connect; raises `MissingRequirement` without the bindings and `NoDaemon` where nobody listens."""
-        if urlsplit(uri).hostname:
+        try:
+            elsewhere = urlsplit(uri).hostname
+        except ValueError:
+            raise BadInput(f"The URI {uri!r} cannot be read: give a local one, such as qemu:///system.") from None
+        if elsewhere:
             raise BadInput(
                 f"The URI {uri!r} names another host: the paths of a pool are looked at on the host that the task "
                 "runs on, so give a local URI such as qemu:///system and run the task on that host."

@@ -188,7 +188,11 @@ def _config(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
 def _import(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     source = entry["import_from"]
     path = os.path.normpath(source["path"])
-    if not path.startswith(("/", IN_CEPH)) or "\n" in path or len(os.fsencode(path)) > LONGEST_PATH:
+    if (
+        not path.startswith(("/", IN_CEPH))
+        or any(ord(each) < 32 for each in path)
+        or len(os.fsencode(path)) > LONGEST_PATH
+    ):
         raise BadInput(
             f"The path {path[:80]!r} to import disk {want.role} of {want.instance} from cannot be used: give an "
             f"absolute path, or {IN_CEPH}pool/image, of one line."
