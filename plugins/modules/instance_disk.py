@@ -259,7 +259,10 @@ options:
         choices: [threads, native, io_uring]
       discard:
         description:
-          - What becomes of space that the guest gives back, in RV(disks[].xml). Left to libvirt when it is not given.
+          - What becomes of space that the guest gives back, in RV(disks[].xml). Left to libvirt, which ignores it, when
+            it is not given.
+          - V(unmap) is refused for a qcow2 disk in a volume group without a thin pool, because it could then outgrow
+            its volume.
         type: str
         choices: [unmap, ignore]
       serial:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .._backends.contract import Capabilities
 from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NewerSchema, NotFound, StorageError
 from .._ground.ops import Outcome
 from .._records.contract import Listing
@@ -48,6 +49,13 @@ class DiskWish:
     backing: str = ""
     rebuilt: bool = False
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+def format_for(wish: DiskWish, capabilities: Capabilities) -> str:
+    """The format of the disk that a wish makes."""
+    if wish.image_key:
+        return capabilities.clones[wish.how or capabilities.default_clone]
+    return wish.format or next(iter(capabilities.disk_names))
 
 
 @dataclass(frozen=True)
@@ -165,11 +173,10 @@ async def _record(pool: Pool, wish: DiskWish, image: Image | None, image_size: i
     record_id = disk_id(wish.instance, wish.role, await pool.host.fresh())
     capabilities = pool.capabilities
     how, size, backing, origin = wish.how, wish.size, wish.backing or None, dict(wish.origin)
-    format = wish.format or next(iter(capabilities.disk_names))
+    format = format_for(wish, capabilities)
     if image is not None:
         how = how or capabilities.default_clone
         size = _size_for(wish, image, image_size)
-        format = capabilities.clones[how]
         backing = image.id
         origin.update(image=image.id, key=image.key, name=image.name)
     volume = capabilities.disk_volume(record_id, format)

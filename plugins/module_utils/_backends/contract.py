@@ -36,7 +36,7 @@ class Capabilities:
     image once it is made. A volume is adopted in one of the formats of ``disk_names``; one of
     ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
     to be told of the image under its disk, ``deltas`` whether a disk tells what it has of its own over its image, and
-    a clone takes that from another.
+    a clone takes that from another. The guest of a disk in a format of ``keeps_space`` must not give space back.
     """
 
     backend: str
@@ -48,6 +48,7 @@ class Capabilities:
     moves_adopted: frozenset[str] = frozenset()
     spells_backing: bool = True
     deltas: bool = False
+    keeps_space: frozenset[str] = frozenset()
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""

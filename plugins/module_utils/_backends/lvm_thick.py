@@ -75,6 +75,7 @@ class ThickVolumes(LvmVolumes):
             "copy": "asked for: a full copy that needs no image",
         },
         independent=frozenset({"copy"}),
+        keeps_space=frozenset({"qcow2"}),
     )
 
     def capacity(self) -> tuple[int, int]:

@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +133,15 @@ def plan(want: Wanted, have: Found | None, offer: Offer) -> Plan:
         _flatten(steps, want, offer)
         steps.before["flattened"] = False
     return steps.plan()
+
+
+def check_discard(want: Wanted, format: str, keeps_space: Collection[str]) -> None:
+    """Raise BadInput where the guest is to give space back, and disks of this format have to keep theirs."""
+    if want.attachment.discard == "unmap" and format in keeps_space:
+        raise BadInput(
+            f"The {want.what} asks for discard unmap, and it is {format} on a volume that holds all a guest can write "
+            "only if the guest gives nothing back: leave discard out, or have the disk in a pool with a thin pool."
+        )
 
 
 class _Steps:

@@ -13,13 +13,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._algorithms.cache import fill, look_up
-from .._algorithms.disks import delete, flatten, grow, make
+from .._algorithms.disks import DiskWish, delete, flatten, format_for, grow, make
 from .._algorithms.moving import Moved
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk_by_id
 from .._ground.drive import Ended
 from .._ground.errors import InUse, NotFound, StorageError
-from .._policy.disk_plan import Found, Offer, plan
+from .._policy.disk_plan import Found, Offer, Wanted, check_discard, plan
 from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
@@ -139,13 +139,23 @@ def _steps(session: Session, site: Site, standing: Mapping[Slot, Sequence[str]])
             continue
         if seen is None or seen.stat is None:
             made = recipe(session, site, order)
+            _check_discard(site, want, made.wish)
             yield Step(order, plan(want, None, made.offer), None, made)
             continue
         found = Found(seen.stat.size, seen.disk.origin, seen.backing is not None, users.get(order.slot, ""))
+        _check_discard(site, want, seen.disk)
         stocked = site.stock.get(want.content)
         offer = Offer(stocked.size, name=stocked.image.name) if stocked is not None else Offer()
         made_anew = recipe(session, site, order) if want.replace else None
         yield Step(order, plan(want, found, offer), seen, made_anew)
+
+
+def _check_discard(site: Site, want: Wanted, disk: Disk | DiskWish) -> None:
+    """Raise BadInput where the disk, as it stands or as it will be, must not be used as it is asked for."""
+    if site.pool is not None:
+        offered = site.pool.capabilities
+        format = disk.volume.format if isinstance(disk, Disk) else format_for(disk, offered)
+        check_discard(want, format, offered.keeps_space)
 
 
 def _users_in_the_way(session: Session, site: Site) -> dict[Slot, str]:

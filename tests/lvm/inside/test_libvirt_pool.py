@@ -16,8 +16,9 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import unmount
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
-from ansible_collections.virt.storage.plugins.module_utils._tasks import libvirt_pool
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, StorageError
+from ansible_collections.virt.storage.plugins.module_utils._tasks import instance_disk, libvirt_pool
+from ansible_collections.virt.storage.plugins.modules import instance_disk as instance_disk_module
 from ansible_collections.virt.storage.plugins.modules.libvirt_pool import ARGUMENTS
 
 DISK = "/dev/vdc"
@@ -155,3 +156,21 @@ def test_a_group_with_an_open_volume_is_not_stopped_and_works_on() -> None:
     with open(f"/dev/{GROUP}/held", "rb"):
         assert "Libvirt could not stop pool" in _failed(name=POOL, state="inactive")
     assert four(name=POOL, labels={"tier": "slow"})["pool"]["labels"] == {"tier": "slow"}
+
+
+def test_a_guest_gives_nothing_back_of_a_disk_that_has_all_it_can_fill() -> None:
+    def disk(check: bool = False, **given: Any) -> Mapping[str, Any]:
+        wanted = {"pool": POOL, "disks": [{"instance": "web", "blank": {"fs": "none"}, "size": "8M", **given}]}
+        checked = ArgumentSpecValidator(instance_disk_module.ARGUMENTS).validate(wanted)
+        assert not checked.error_messages
+        return instance_disk.task(checked.validated_parameters, check)
+
+    task(**{**WANTED, "logical": {**WANTED["logical"], "thin": False}})
+    for made in (False, True):
+        for check in (True, False):
+            with pytest.raises(BadInput, match="discard unmap, and it is qcow2"):
+                disk(check, discard="unmap")
+        if not made:
+            assert volumes() == ["virt-storage-records"]
+            assert 'type="qcow2"' in disk(discard="ignore")["disks"][0]["xml"]
+    program("lvremove", "-y", *(f"{GROUP}/{name}" for name in volumes() if name.startswith("disk+")))

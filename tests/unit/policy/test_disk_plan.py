@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, InUse
-from ansible_collections.virt.storage.plugins.module_utils._policy.disk_plan import Found, Offer, Wanted, plan
+from ansible_collections.virt.storage.plugins.module_utils._policy.disk_plan import (
+    Found,
+    Offer,
+    Wanted,
+    check_discard,
+    plan,
+)
+from ansible_collections.virt.storage.plugins.module_utils._policy.disk_xml import Attachment
 
 GIB = 1 << 30
 WHAT = "disk root of web1 in pool ssd"
@@ -150,3 +157,13 @@ def test_an_adopted_overlay_can_be_flattened():
     want = Wanted("ssd", "web1", "root", "import", "/srv/ssd/a.qcow2", flattened=True)
     verbs = [action.verb for action in plan(want, None, Offer(GIB, "adopt", needs_image=True)).actions]
     assert verbs == ["make", "flatten"]
+
+
+def test_a_guest_gives_nothing_back_where_its_disk_has_to_keep_its_space():
+    unmap = replace(IMAGE, attachment=Attachment(discard="unmap"))
+    with pytest.raises(BadInput, match=f"^The {WHAT} asks for discard unmap, and it is qcow2 .* leave discard out"):
+        check_discard(unmap, "qcow2", {"qcow2"})
+    check_discard(unmap, "raw", {"qcow2"})
+    check_discard(unmap, "qcow2", frozenset())
+    for kept in (None, "ignore"):
+        check_discard(replace(IMAGE, attachment=Attachment(discard=kept)), "qcow2", {"qcow2"})
