@@ -146,11 +146,26 @@ def stop(process: subprocess.Popen[str], patience: float = 10) -> str:
 
 
 @contextlib.contextmanager
-def only_one(name: str) -> Iterator[None]:
-    """Keep a second ``./dev`` from making the same thing in ``.work/`` at the same time."""
+def only_one(name: str, limit: float = 3600) -> Iterator[None]:
+    """Keep a second ``./dev`` from using or making the same thing in ``.work/`` at the same time.
+
+    Waits for ``limit`` seconds, and says so; raises :class:`Trouble` when they are over.
+    """
     WORK.mkdir(exist_ok=True)
-    with open(WORK / f"{name}.lock", "w", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    path = WORK / f"{name}.lock"
+    end = time.monotonic() + limit
+    with open(path, "w", encoding="ascii") as lock:
+        told = False
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() >= end:
+                raise Trouble(f"another ./dev, or a test, holds {path}: let it end first (fuser {path}).")
+            if not told:
+                say(f"waiting for another ./dev, or a test, that holds {path}")
+                told = True
+            time.sleep(0.2)
         yield
 
 

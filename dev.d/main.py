@@ -16,6 +16,7 @@ import time
 import ceph
 import lint
 import sanity
+import vm_machine
 from common import (
     CEPH_PACKAGES,
     PACKAGES,
@@ -124,6 +125,7 @@ def daemon(action: str) -> bool:
 
 def clean() -> bool:
     """Stop what was started and remove ``.work``; packages of the distribution are named and left."""
+    vm_machine.down()
     libvirtd_down()
     ceph.down()
     told = WORK / "apt-installed"

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from common import Trouble, say
 from vm_image import build
-from vm_machine import MACHINES, TREE, Machine, down, up
+from vm_machine import MACHINES, TREE, Machine, down, up, used
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -42,8 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "copy the tree into a machine and run a command in its root there"),
     ):
         verb = verbs.add_parser(name, help=text)
-        if name == "run":
-            verb.add_argument("--timeout", type=float, default=1800, help="seconds, 1800 unless told")
+        verb.add_argument("--timeout", type=float, default=1800, help="seconds for a command, 1800 unless told")
         verb.add_argument("number", type=int, choices=(1, 2))
         verb.add_argument("command", nargs=argparse.REMAINDER)
         verb.set_defaults(do=do)
@@ -68,9 +68,11 @@ def _down(_options: argparse.Namespace) -> int:
 def _status(_options: argparse.Namespace) -> int:
     for machine in MACHINES:
         pid = machine.pid()
-        if pid:
-            facts = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split("\n")
-            resident = next(int(line.split()[1]) >> 10 for line in facts if line.startswith("VmRSS:"))
+        facts = []
+        with contextlib.suppress(OSError):
+            facts = Path(f"/proc/{pid}/status").read_text(encoding="ascii").split("\n") if pid else []
+        if facts:
+            resident = sum(int(line.split()[1]) >> 10 for line in facts if line.startswith("VmRSS:"))
             print(f"{machine.name}: process {pid}, {resident} MiB of memory, console in {machine.console}")
         else:
             print(f"{machine.name}: does not run")
@@ -83,15 +85,16 @@ def _inventory(_options: argparse.Namespace) -> int:
 
 
 def _ssh(options: argparse.Namespace) -> int:
-    return _running(options.number).terminal(" ".join(options.command) or None)
+    return _running(options.number).shell(" ".join(options.command), options.timeout)
 
 
 def _run(options: argparse.Namespace) -> int:
     if not options.command:
         raise Trouble("./dev vm run was given no command to run in the machine.")
-    machine = _running(options.number)
-    place = machine.send_tree()
-    return machine.terminal(f"cd {place} && PYTHONPATH={TREE} {shlex.join(options.command)}", options.timeout)
+    with used():
+        machine = _running(options.number)
+        place = machine.send_tree()
+        return machine.carry_out(f"cd {place} && PYTHONPATH={TREE} {shlex.join(options.command)}", options.timeout)
 
 
 def _running(number: int) -> Machine:
@@ -109,6 +112,7 @@ def inventory() -> str:
             settings = f'-F "{machine.ssh_config}"'
             lines.append(f"{machine.name} ansible_ssh_args='{settings}' link_address={machine.address}")
     lines += ["", "[vms:vars]", "ansible_python_interpreter=/usr/bin/python3", "ansible_ssh_pipelining=true"]
+    lines += ["ansible_become=false"]  # it is root that comes in, and there is no sudo
     return "\n".join(lines) + "\n"
 
 

@@ -15,12 +15,13 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ class Machine:
     def stop(self) -> None:
         """Switch the machine off as a power cut would, and forget its disks. It may be stopped or frozen already."""
         if pid := self.pid():
-            os.kill(pid, signal.SIGKILL)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except PermissionError as error:
+                raise Trouble(f"{self.name} (process {pid}) is another user's: stop it as that user.") from error
             end = time.monotonic() + 10
             while self.pid():
                 if time.monotonic() > end:
@@ -131,13 +135,38 @@ class Machine:
         argv = ["ssh", "-F", str(self.ssh_config), self.name, command]
         return subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def terminal(self, command: str | None, timeout: float | None = None) -> int:
-        """Run a command, or a login shell, with this process's own input and output; return its exit code."""
-        argv = ["ssh", "-F", str(self.ssh_config), self.name, *([command] if command is not None else [])]
+    def shell(self, command: str, timeout: float) -> int:
+        """A command, ended after ``timeout`` seconds, or for "" a login shell, with this process's own input and
+        output; return its exit code."""
+        argv = ["ssh", "-F", str(self.ssh_config), self.name]
+        if command:
+            argv.append(f"timeout --kill-after=10 {timeout:.0f} sh -c {shlex.quote(command)}")
         try:
-            return subprocess.run(argv, timeout=timeout, check=False).returncode
+            return subprocess.run(argv, timeout=timeout + 60 if command else None, check=False).returncode
         except subprocess.TimeoutExpired as error:
             raise Trouble(f"{self.name}: {command!r} did not end within {timeout:.0f} s.") from error
+
+    def carry_out(self, command: str, timeout: float) -> int:
+        """Run a command with this process's own output and no input; return its exit code.
+
+        It is ended in the machine, too, when ``timeout`` seconds are over or this process ends, however that does.
+        """
+        # The end of the input tells the machine that nobody waits any more.
+        guarded = (
+            f"exec 3<&0; timeout --kill-after=10 {timeout:.0f} sh -c {shlex.quote(command)} </dev/null & child=$!\n"
+            "{ cat <&3; kill $child; } >/dev/null 2>&1 &\n"
+            "exec 3<&-; wait $child"
+        )
+        argv = ["ssh", "-F", str(self.ssh_config), self.name, guarded]
+        with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+            try:
+                code = process.wait(timeout + 60)
+            except BaseException:
+                process.kill()
+                raise
+        if code == 124:
+            raise Trouble(f"{self.name}: {command!r} did not end within {timeout:.0f} s.")
+        return code
 
     def send_tree(self) -> str:
         """Copy the collection into the machine, replacing an earlier copy; return its root there."""
@@ -276,15 +305,26 @@ def up(count: int) -> list[Machine]:
             for machine in missing:
                 machine.wait_ready()
         except BaseException:
-            down(missing)
+            _stop(missing)
             raise
         return missing
 
 
-def down(those: list[Machine] | None = None) -> None:
-    """Stop the machines, all of them when none are named."""
-    for machine in those if those is not None else MACHINES:
+def down() -> None:
+    """Stop the machines and forget their disks. Raises :class:`Trouble` while a test uses them."""
+    with used(limit=0), only_one("vm"):
+        _stop(MACHINES)
+        (CACHE / "shared.raw").unlink(missing_ok=True)
+
+
+def _stop(those: Sequence[Machine]) -> None:
+    for machine in those:
         machine.stop()
+
+
+def used(limit: float = 3600) -> contextlib.AbstractContextManager[None]:
+    """The machines for nobody else for the time of a block; waits for ``limit`` seconds while somebody has them."""
+    return only_one("vm-in-use", limit)
 
 
 @contextlib.contextmanager
@@ -294,12 +334,12 @@ def machines(count: int) -> Iterator[tuple[Machine, ...]]:
     Those that run already (``./dev vm up``) are used as they stand and stay; others come and go with the block. A
     second process that asks waits until the first is through.
     """
-    with only_one("vm-in-use"):
+    with used():
         started = up(count)
         try:
             yield MACHINES[:count]
         finally:
-            down(started)
+            _stop(started)
 
 
 def _sparse(path: Path, size: int) -> None:
