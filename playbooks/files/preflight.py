@@ -6,12 +6,13 @@
 
 The playbook ``virt.storage.preflight`` runs this on the host, which may have nothing but a Python 3.9: only the
 standard library is used. One argument, a JSON object: ``family`` is Ansible's name of the family of the distribution,
-``pools`` are those that are to be made, each with ``name``, ``type`` and ``path``. Prints one JSON object of lists
+``pools`` are those that are to be made, each as ``storage_pool_pools`` has it. Prints one JSON object of lists
 of sentences: ``problems`` have to be solved, ``hints`` matter for some uses, ``found`` is how the host is.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -19,8 +20,8 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 URI = "qemu:///system"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -34,6 +35,10 @@ CONFIG_DISKS = "pycdlib"
 CEPH = ("rados", "rbd")
 OTHERS = ("logical", "rbd")
 """The types of pools that have no folder."""
+LVMLOCKD = "/run/lvm/lvmlockd.socket"
+KEEP_OUT = "set devices/scan_lvs=0 in /etc/lvm/lvm.conf, or reject them in devices/global_filter"
+Pool = Mapping[str, Any]
+"""A pool, with what `storage_pool_pools` says of it."""
 
 
 class Program(NamedTuple):
@@ -86,8 +91,10 @@ def main(words: Sequence[str]) -> None:
     look_at_programs(report, types)
     pools = look_at_libvirt(report)
     known = {pool["name"] for pool in pools}
-    for pool in [*pools, *(each for each in wanted if each["name"] not in known)]:
+    pools += [each for each in wanted if each["name"] not in known]
+    for pool in pools:
         look_at_pool(report, pool)
+    look_at_groups(report, [pool for pool in pools if pool.get("type") == "logical"])
     print(json.dumps({"problems": report.problems, "hints": report.hints, "found": report.found}))
 
 
@@ -175,7 +182,7 @@ def look_at_programs(report: Report, types: Collection[str]) -> None:
     report.found.append(f"The kernel is {os.uname().release}.")
 
 
-def look_at_libvirt(report: Report) -> list[dict[str, str]]:
+def look_at_libvirt(report: Report) -> list[Pool]:
     """Whether the daemon answers, how old it is, and which pools it has."""
     code, text = run("virsh", "-q", "-c", URI, "uri")
     if code == 127:
@@ -196,12 +203,19 @@ def look_at_libvirt(report: Report) -> list[dict[str, str]]:
     if "emulator" in text:
         package = report.package("qemu-system-x86", "qemu-kvm")
         report.hints.append(f"libvirt finds no emulator, which guests need: install for example {package}.")
-    pools = []
+    pools: list[Pool] = []
     for name in run("virsh", "-q", "-c", URI, "pool-list", "--all", "--name")[1].split("\n"):
         code, xml = run("virsh", "-q", "-c", URI, "pool-dumpxml", "--", name) if name.strip() else (1, "")
         if code == 0:
             pool = ET.fromstring(xml)
-            pools.append({"name": name, "type": pool.get("type", ""), "path": pool.findtext("target/path", default="")})
+            pools.append(
+                {
+                    "name": name,
+                    "type": pool.get("type", ""),
+                    "path": pool.findtext("target/path", default=""),
+                    "logical": {"group": pool.findtext("source/name")},
+                }
+            )
     return pools
 
 
@@ -211,10 +225,10 @@ def _expect(report: Report, what: str, version: tuple[int, ...], how: str = "ins
         report.problems.append(f"{what} is {dotted(version)}: {dotted(OLDEST[what])} or newer is needed.")
 
 
-def look_at_pool(report: Report, pool: dict[str, str]) -> None:
+def look_at_pool(report: Report, pool: Pool) -> None:
     """The file system under a pool: space, mount options, whether it can share extents. Nothing of other pools."""
     if pool.get("type") not in ("dir", "netfs") or not pool.get("path"):
-        ours = "nothing more of it is looked at" if pool.get("type") in OTHERS else "virt.storage leaves it alone"
+        ours = "it has no folder to look at" if pool.get("type") in OTHERS else "virt.storage leaves it alone"
         report.found.append(f"Pool {pool['name']} is of type {pool.get('type') or 'unknown'}: {ours}.")
         return
     place = pool["path"]
@@ -239,6 +253,75 @@ def look_at_pool(report: Report, pool: dict[str, str]) -> None:
             report.problems.append(f"{mount} is mounted with NFS {version}: pool {pool['name']} needs 4.1 or 4.2.")
         if "nocto" in options:
             report.problems.append(f"{mount} is mounted with nocto, which no pool can be: remount it without.")
+
+
+def look_at_groups(report: Report, pools: Sequence[Pool]) -> None:
+    """What LVM sees of the volume groups of pools, and whether it keeps out of what guests have in their volumes."""
+    if not pools or not shutil.which("lvm", path=PATH):
+        return
+    groups = _lvm("vgs", "vg_name,vg_lock_type", "--shared", "--foreign")
+    seen = {os.path.realpath(device): group for device, group in _lvm("pvs", "pv_name,vg_name", "-a").items()}
+    listed = _devices_file()
+    if listed:
+        report.found.append(f"LVM looks at the devices in {listed}, and at no other.")
+    elif _setting("devices/scan_lvs") == "1":
+        report.hints.append(
+            f"LVM looks into logical volumes, and takes volume groups in them for the host's own: {KEEP_OUT}."
+        )
+    for pool in pools:
+        wanted = pool.get("logical") or {}
+        group = wanted.get("group") or pool["name"]
+        for volume in sorted(glob.glob(f"/dev/{glob.escape(group)}/*")):
+            inner = seen.get(os.path.realpath(volume))
+            if inner:
+                report.problems.append(
+                    f"LVM takes the volume group {inner}, which is in the volume {volume} of pool {pool['name']}, for "
+                    f"the host's own: {KEEP_OUT}."
+                )
+        if group not in groups:
+            _look_at_devices(report, pool["name"], group, wanted.get("devices") or (), {*seen} if not listed else None)
+        elif groups[group] not in ("", "none") and not os.path.exists(LVMLOCKD):
+            report.problems.append(
+                f"The volume group {group} of pool {pool['name']} is shared between hosts, and lvmlockd does not run "
+                "here, without which hosts destroy each other's volumes: start it."
+            )
+
+
+def _look_at_devices(report: Report, pool: str, group: str, devices: Sequence[str], seen: set[str] | None) -> None:
+    """What keeps a volume group from being there; ``seen`` is what LVM can take for it, None for whatever there is."""
+    left_out = "devices/filter and devices/global_filter in /etc/lvm/lvm.conf, and the devices file"
+    if not devices:
+        report.problems.append(
+            f"LVM sees no volume group {group}, which pool {pool} is of: say logical.devices to have it made, or look "
+            f"whether {left_out} (vgimportdevices {group}), let LVM see its devices."
+        )
+    for device in devices:
+        if not os.path.exists(device):
+            report.problems.append(f"There is no device {device}, of which pool {pool} is to be made.")
+        elif seen is not None and os.path.realpath(device) not in seen:
+            report.problems.append(
+                f"LVM passes over {device}, of which pool {pool} is to be made: it is partitioned, or {left_out}, "
+                "leave it out."
+            )
+
+
+def _devices_file() -> str:
+    """The file with the devices that LVM looks at; empty where it looks at all."""
+    path = os.path.join("/etc/lvm/devices", _setting("devices/devicesfile") or "system.devices")
+    return path if _setting("devices/use_devicesfile") == "1" and os.path.exists(path) else ""
+
+
+def _setting(name: str) -> str:
+    """What LVM's configuration says, defaults included; empty where this LVM does not know the setting."""
+    code, text = run("lvm", "lvmconfig", "--typeconfig", "full", name)
+    return text.partition("=")[2].strip('"') if code == 0 else ""
+
+
+def _lvm(program: str, fields: str, *options: str) -> dict[str, str]:
+    """The two ``fields`` that a report of LVM has of each thing."""
+    code, text = run("lvm", program, *options, "--noheadings", "--separator", "|", "-o", fields)
+    rows = [line.strip().split("|") for line in text.splitlines()] if code == 0 else []
+    return {row[0]: row[1] for row in rows if len(row) == 2}
 
 
 def mount_of(path: str) -> tuple[str, set[str], str]:

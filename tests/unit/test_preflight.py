@@ -77,7 +77,7 @@ def test_a_program_matters_when_a_pool_needs_it(
     assert f"Pool shared ({tmp_path}) is not mounted, so that nothing is said of it." in told["found"]
     told = looked(preflight, capsys, family="Debian", pools=[group])
     assert "lvm is missing: install lvm2." in told["problems"]
-    assert "Pool group is of type logical: nothing more of it is looked at." in told["found"]
+    assert "Pool group is of type logical: it has no folder to look at." in told["found"]
 
 
 @pytest.mark.parametrize(("type", "has", "lacks"), [("rbd", "", True), ("rbd", "rados rbd", False), ("dir", "", False)])
