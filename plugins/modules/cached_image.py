@@ -323,23 +323,23 @@ plan:
     bytes_to_read:
       description: How many bytes the step reads, estimated. V(0) when nobody can tell before.
       type: int
-      sample: 428029952
+      sample: 0
     bytes_to_write:
       description: How many bytes the step writes, estimated. V(0) when nobody can tell before.
       type: int
       sample: 428029952
     strategy:
       description:
-        - The way that was chosen. V(source) reads the source, V(sibling) copies from another pool, V(clone) clones a
-          snapshot in Ceph.
+        - The way that was chosen. V(source) reads the source, V(shared) gets what is read for another pool, V(sibling)
+          copies from a pool that has the image, V(clone) clones a snapshot in Ceph.
       returned: for images that are brought in
       type: str
-      sample: sibling
+      sample: shared
     reason:
       description: Why, where there is more to say than that it was asked for.
       returned: sometimes
       type: str
-      sample: pool ssd has it by then, so that its source need not be read
+      sample: its source is read once, for pool ssd, too
 images:
   description:
     - With O(state=present) the images that were asked for, one for each pool.
