@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -226,6 +227,15 @@ def test_a_page_tells_to_type_something() -> None:
     typed = [words for page in PAGES for words in commands_in(page)]
     assert ["./dev", "quickstart", "--remove"] in typed
     assert any("storage_layout_final=true" in words for words in typed)
+
+
+def test_every_element_that_is_shown_is_well_formed() -> None:
+    shown = [
+        re.sub(r"\{\{.*?\}\}|\{%.*?%\}", "", block)
+        for page in PAGES
+        for block in re.findall(r"^```xml\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    ]
+    assert {ElementTree.fromstring(block).tag for block in shown} == {"domain", "devices"}
 
 
 def test_the_readme_names_all_that_can_be_used() -> None:
