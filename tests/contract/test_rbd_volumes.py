@@ -133,13 +133,18 @@ def test_without_an_option_the_cluster_says_how_clones_are_made(pool: Any) -> No
     assert "format 2" in pool.parts.volumes.capabilities().clone_reasons["clone"]
 
 
-def test_an_image_sealed_for_one_format_is_cloned_in_the_other(pool: Any) -> None:
+def test_an_image_sealed_for_newer_clients_is_protected_by_the_operator_only(pool: Any) -> None:
+    """A clone that protected it could meet its removal, after which nobody could remove it any more."""
     image = filled(pool, volumes_of(pool, 2))
     older = volumes_of(pool, 1)
     assert not older.sealed(image)
-    disk = cloned(pool, older, image)
+    outcome = older.clone(image, pool.disk().volume, MIB, "clone")
+    command = f"rbd snap protect virt/{pool.namespace}/{image.name}@image"
+    assert (outcome.kind, command in outcome.why) == ("refused", True)
+    with opened(pool, image.name) as opened_image:
+        opened_image.protect_snap("image")
     assert older.sealed(image)
-    assert older.pointer(disk) == image.name
+    assert older.pointer(cloned(pool, older, image)) == image.name
 
 
 def test_a_clone_or_blank_volume_that_was_made_before_is_told_from_another_one(pool: Any) -> None:

@@ -255,29 +255,34 @@ class RbdVolumes:
     def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
         """Several at a time; each image is looked at once."""
         images = {image.name: image for image, *_unused in batch}
-        sizes = dict(zip(images, self._each(self._size_to_clone, [(image,) for image in images.values()])))
-        return self._each(self._clone, [(*arguments, sizes[arguments[0].name]) for arguments in batch])
+        found = dict(zip(images, self._each(self._to_clone, [(image,) for image in images.values()])))
+        return self._each(self._clone, [(*arguments, *found[arguments[0].name]) for arguments in batch])
 
     def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
         """See the contract."""
         return self.clone_all([(image, volume, size, how)])[0]
 
-    def _size_to_clone(self, image: Volume) -> int:
-        """The size of an image that clones can be made of; -1 where there is none."""
+    def _to_clone(self, image: Volume) -> tuple[int, str]:
+        """The size of an image, and why no clones can be made of it, "" where they can.
+
+        It is not protected here where that is what it lacks: somebody may be removing it, and a snapshot that gets
+        protected on its way into Ceph's trash of snapshots can never be removed.
+        """
         try:
             with self._pool.open(image, "look at", SNAPSHOT) as opened:
-                protected = self._pool.clone_format == 2 or opened.is_protected_snap(SNAPSHOT)
-                size: int = opened.size()
-            if not protected:
-                self.seal(image)  # it was made when the cluster admitted newer clients only
+                if self._pool.clone_format == 2 or opened.is_protected_snap(SNAPSHOT):
+                    return opened.size(), ""
         except NotFound:
-            return -1
-        return size
+            return 0, f"the image {image} has no volume that is sealed"
+        return 0, (
+            f"this client makes clones of format 1, for which the image {image} is not protected: run 'rbd snap "
+            f"protect {self._pool.spec(image.name)}@{SNAPSHOT}', or set rbd_default_clone_format to 2"
+        )
 
-    def _clone(self, image: Volume, volume: Volume, size: int, how: str, least: int) -> Outcome:
+    def _clone(self, image: Volume, volume: Volume, size: int, how: str, least: int, why: str) -> Outcome:
         """One clone, grown last: one that was cut short is not taken for a whole one."""
-        if least < 0:
-            return refused(f"the image {image} has no volume that is sealed")
+        if why:
+            return refused(why)
         if least > size:
             return refused(f"the image {image} has {least} bytes, more than the {size} asked for")
         flat = how == "copy"
