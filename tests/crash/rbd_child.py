@@ -110,8 +110,11 @@ def wait_until_forgotten(root: str, seconds: float) -> None:
     """Wait until nobody is seen as using an image, or as holding a lock."""
     pool = parts(root, Runner(), patience=0)
     deadline = time.monotonic() + seconds
-    while pool.records.busy() or any(pool.volumes.users(Volume(name, "raw")) for name in pool.volumes.inventory()):
-        assert time.monotonic() < deadline, "somebody dead is still there"
+    while True:
+        seen = [(name, users) for name in pool.volumes.inventory() if (users := pool.volumes.users(Volume(name, "raw")))]
+        if not seen and not pool.records.busy():
+            return
+        assert time.monotonic() < deadline, f"somebody dead is still there: {seen}, locks {pool.records.busy()}"
         time.sleep(0.05)
 
 
