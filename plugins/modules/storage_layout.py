@@ -89,6 +89,14 @@ options:
         default C(force_raw_images=True) makes them V(raw).
     type: str
     choices: [raw, qcow2]
+  flattened:
+    description:
+      - Whether disks in Ceph that Nova cloned from a snapshot of Glance are flattened, so that they no longer need it.
+        That copies, and waits while a disk is in use. There is no way back from it, O(state=rolled_back) leaves them
+        flat.
+      - Otherwise they go on standing on the snapshot. Not used for other disks.
+    type: bool
+    default: false
 seealso:
   - module: virt.storage.disk_metadata
   - module: virt.storage.cached_image
@@ -218,6 +226,7 @@ ARGUMENTS = {
     "instances": {"type": "list", "elements": "str"},
     "formats": {"type": "dict"},
     "base_format": {"type": "str", "choices": ["raw", "qcow2"]},
+    "flattened": {"type": "bool", "default": False},
     "uri": {"type": "str", "default": "qemu:///system"},
 }
 

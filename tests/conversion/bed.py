@@ -145,6 +145,7 @@ class Bed:
             "instances": None,
             "formats": None,
             "base_format": None,
+            "flattened": False,
             "uri": "qemu:///system",
         }
         return storage_layout.task({**defaults, "state": state, **params}, check)

@@ -13,6 +13,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Performer
@@ -85,3 +86,43 @@ def killed(where: str, number: int, params: Mapping[str, Any]) -> int:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == -signal.SIGKILL or said, "the task failed, see above"
     return int(said or 0)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host whose disks are volumes of a pool. ``params`` are those of the task but for the state; ``old`` and ``new``
+    assert that all is as it was, or converted; ``forgotten`` ends the records of what is final."""
+
+    params: Mapping[str, Any]
+    old: Callable[[], None]
+    new: Callable[[], None]
+    forgotten: Callable[[], None]
+
+    def task(self, state: str) -> None:
+        """Carry out, undisturbed."""
+        storage_layout.task({**self.params, "state": state}, False)
+
+
+WAYS = (
+    (("converted", "converted"), ("rolled_back", "rolled_back")),
+    (("converted", "rolled_back"), ("converted", "")),
+    (("rolled_back", "converted"), ("finalized", "finalized")),
+)
+"""What is killed, and what is done then ("" for a first task that nobody kills): from old to old, or to the end."""
+
+
+def killed_at_every_step(host: Host, stride: int) -> int:
+    """Kill every task at every ``stride``-th step, and come to the end of it, or go back. How many kills there were."""
+    kills, number, died = 0, 1, True
+    while died:
+        died = False
+        for state, then in (step for way in WAYS for step in way):
+            if then:
+                dead = not killed("before", number, {**host.params, "state": state})
+                kills, died = kills + dead, died or dead
+            host.task(then or state)
+            (host.old if (then or state) == "rolled_back" else host.new)()
+        host.forgotten()
+        host.old()
+        number += stride
+    return kills

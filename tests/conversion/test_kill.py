@@ -65,7 +65,7 @@ class Stage:
             "layout": "nova",
             "path": str(self.bed.instances),
             "pool": self.bed.name,
-            **dict.fromkeys(("instances", "formats", "base_format")),
+            **dict.fromkeys(("instances", "formats", "base_format", "flattened")),
             "uri": "qemu:///system",
         }
         places = killed(where, number, params)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,9 +21,13 @@ from integration.conftest import Modules
 from ansible_collections.virt.storage.plugins.module_utils._tasks import storage_layout
 
 from .bed import MIB, Bed
+from .killed import Host, killed_at_every_step
 
 Nova = Callable[[dict[str, Any]], list[dict[str, str]]]
 FLAT, CLONE = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+WANTED = {(FLAT, "root", 16 * MIB), (FLAT, "swap", 8 * MIB), (CLONE, "root", 16 * MIB)}
+FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
+pytestmark = pytest.mark.timeout(3600 if FULL else 900)
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +47,22 @@ class NovaPool:
         source = {"pool": self.name, "conf": str(ceph.CONF), "user": "admin", "keyring": str(ceph.keyring("admin"))}
         Modules()("libvirt_pool", name=self.name, type="rbd", rbd=source)
 
+        self.params = {
+            "layout": "nova",
+            "path": "/nowhere",
+            "pool": self.name,
+            "uri": "qemu:///system",
+            **dict.fromkeys(("instances", "formats", "base_format", "flattened")),
+        }
+
     def task(self, state: str, **params: Any) -> dict[str, Any]:
         """The task in this process."""
-        given = {"layout": "nova", "path": "/nowhere", "pool": self.name, "uri": "qemu:///system"}
-        nothing = dict.fromkeys(("instances", "formats", "base_format"))
-        return storage_layout.task({**nothing, **given, "state": state, **params}, False)
+        return storage_layout.task({**self.params, "state": state, **params}, False)
+
+    def recorded(self) -> set[tuple[str, str, int]]:
+        """The disks of the pool: instance, role, size."""
+        found = Modules()("instance_disk_info", pools=[self.name])["disks"]
+        return {(each["instance"], each["role"], each["size"]) for each in found}
 
     def contents(self) -> dict[str, tuple[str, str, tuple[str, ...]]]:
         """Of each image what a guest reads, what it stands on, and its snapshots."""
@@ -139,22 +155,87 @@ def test_there_and_back_and_there_for_good(disks: NovaPool) -> None:
     assert disks.task("converted")["plan"] == planned["plan"]
     assert (disks.contents(), disks.used()) == (before, used), "nothing was touched"
     assert disks.task("converted")["changed"] is False
-    modules = Modules()
-    modules("disk_metadata", pool=disks.name, state="verified")
-    found = modules("instance_disk_info", pools=[disks.name])["disks"]
-    assert {(each["instance"], each["role"], each["size"]) for each in found} == {
-        (FLAT, "root", 16 * MIB),
-        (FLAT, "swap", 8 * MIB),
-        (CLONE, "root", 16 * MIB),
-    }
+    Modules()("disk_metadata", pool=disks.name, state="verified")
+    assert disks.recorded() == WANTED
     disks.task("rolled_back")
-    assert modules("instance_disk_info", pools=[disks.name])["disks"] == []
+    assert disks.recorded() == set()
     assert disks.contents() == before
     disks.task("converted")
     disks.task("finalized")
     assert disks.contents() == before
     assert disks.task("converted")["changed"] is False, "what is final is known by its records"
-    modules("disk_metadata", pool=disks.name, state="verified")
+    Modules()("disk_metadata", pool=disks.name, state="verified")
+
+
+def test_killed(disks: NovaPool) -> None:
+    before, used = disks.contents(), disks.used()
+
+    def old() -> None:
+        assert disks.recorded() == set()
+        assert (disks.contents(), disks.used()) == (before, used)
+
+    def new() -> None:
+        assert disks.recorded() == WANTED
+        assert (disks.contents(), disks.used()) == (before, used)
+
+    def forgotten() -> None:
+        names = [{"instance": instance, "role": role} for instance, role, _size in WANTED]
+        Modules()("disk_metadata", pool=disks.name, state="absent", disks=names)
+
+    kills = killed_at_every_step(Host(disks.params, old, new, forgotten), 1 if FULL else 4)
+    print(f"\nconversion: Ceph, killed at {kills} points, all converged and all went back")
+    assert kills >= 5
+
+
+def test_a_disk_that_is_being_resized(disks: NovaPool, bed: Bed) -> None:
+    """Nova's snapshot tells of it, and on the host where it came from the folder that waits beside."""
+    import rbd
+
+    with rbd.Image(disks.ioctx, f"{CLONE}_disk") as image:
+        image.create_snap("nova-resize")
+    (bed.instances / f"{FLAT}_resize").mkdir()
+    before = disks.contents()
+    planned = disks.task("planned", path=str(bed.instances))
+    refused = {each["instance"]: each["refusals"] for each in planned["instances"]}
+    assert "nova-resize" in refused[CLONE][0]
+    assert "being resized" in refused[FLAT][0]
+    assert disks.task("converted", path=str(bed.instances))["changed"] is False
+    assert disks.contents() == before
+    with rbd.Image(disks.ioctx, f"{CLONE}_disk") as image:
+        image.remove_snap("nova-resize")
+    assert [each["verdict"] for each in disks.task("converted")["instances"]] == ["converts", "converts"]
+
+
+def test_a_clone_is_flattened_by_choice(disks: NovaPool) -> None:
+    """When nothing uses it; what it reads stays the same, and flat it stays."""
+    import rbd
+
+    before = disks.contents()
+    with rbd.Image(disks.ioctx, f"{CLONE}_disk") as image:
+        image.write(b"mine", 0)  # a client, as a guest's qemu is one
+        planned = disks.task("planned", flattened=True)
+        assert {each["instance"]: each["verdict"] for each in planned["instances"]} == {
+            FLAT: "converts",
+            CLONE: "waits",
+        }
+        assert planned["bytes_to_copy"] == 0
+        disks.task("converted", flattened=True)
+        assert disks.contents()[f"{CLONE}_disk"][1] != ""
+        image.write(bytes(range(4)), 0)
+        data = image.read(0, 4)
+    assert data == bytes(range(4))
+    written = {name: facts[0] for name, facts in disks.contents().items()}
+    assert "not wholly converted" in disks.task("finalized", instances=[CLONE])["instances"][0]["refusals"][0]
+    result = disks.task("converted", flattened=True)
+    assert result["bytes_to_copy"] == 16 * MIB
+    assert [each.split(" ")[0] for each in result["actions"]] == ["flatten"]
+    assert disks.task("converted", flattened=True)["changed"] is False
+    assert {name: facts[0] for name, facts in disks.contents().items()} == written
+    assert {facts[1] for facts in disks.contents().values()} == {""}
+    assert before.keys() <= written.keys()
+    disks.task("rolled_back")
+    assert disks.recorded() == set()
+    assert {name: facts[0] for name, facts in disks.contents().items()} == written
 
 
 def test_a_definition_that_says_otherwise(disks: NovaPool, libvirtd: libvirt.virConnect) -> None:

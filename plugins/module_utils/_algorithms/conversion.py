@@ -203,7 +203,7 @@ def staging_name(entry: Entry, disk: DiskEntry) -> str:
 async def _finish(pool: Pool, old: OldLayout, entry: DiskEntry, disk: Disk, image: Image | None) -> bool:
     """What only a disk that nobody uses can have done; whether it is done."""
     if entry.in_place:
-        return True
+        return not entry.flatten or await _flatten(pool, disk)
     if entry.out and (image is None or await pool.volumes.pointer(disk.volume) == image.volume.name):
         return True
     if await pool.volumes.users(disk.volume):
@@ -216,4 +216,14 @@ async def _finish(pool: Pool, old: OldLayout, entry: DiskEntry, disk: Disk, imag
         outcome = await old.unlink(entry.path, entry.native, disk.volume)
         if not outcome:
             raise StorageError(f"The old name of disk {disk.role} of {disk.instance} stays: {outcome.why}.")
+    return True
+
+
+async def _flatten(pool: Pool, disk: Disk) -> bool:
+    """What the disk was cloned from is no image of the pool, so its record says nothing of it, and stays as it is."""
+    if await pool.volumes.users(disk.volume):
+        return False
+    outcome = await pool.volumes.flatten(disk.volume)
+    if not outcome:
+        raise StorageError(f"The disk {disk.role} of {disk.instance} cannot be flattened: {outcome.why}.")
     return True

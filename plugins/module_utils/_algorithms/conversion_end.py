@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 from .._ground.errors import InUse, LostMetadata, StorageError
+from .._ground.ops import Outcome
 from .._records.types import USABLE, Disk, Image, State, Volume, is_id, taken_apart
 from .cache import retire
 from .conversion import OldLayout, clear_unfinished, record_of, staging_name
 from .conversion_journal import FINALIZING, ROLLING_BACK, BaseEntry, DiskEntry, Entry, close, move
 from .pool import Pool, take_over
+from .verify import id_in
 
 
 async def roll_back_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
@@ -52,15 +54,14 @@ async def _disk_back(
     if found is not None:
         await _end(pool, *found)
     for name, native in (await pool.volumes.inventory()).items():
-        if native == disk.native and _is_ours(pool, name):
+        if native == disk.native and id_in(pool.capabilities, name):
             _done(await old.take_back(name, disk.native, disk.path), entry, disk)
     _done(await old.take_back(staging_name(entry, disk), disk.native, disk.path), entry, disk)
 
 
-def _done(outcome: object, entry: Entry, disk: DiskEntry) -> None:
+def _done(outcome: Outcome, entry: Entry, disk: DiskEntry) -> None:
     if not outcome:
-        why = getattr(outcome, "why", "")
-        raise StorageError(f"The disk {disk.role} of {entry.name} cannot be rolled back: {why}.")
+        raise StorageError(f"The disk {disk.role} of {entry.name} stays as it is: {outcome.why}.")
 
 
 def _image_volume(pool: Pool, image_id: str) -> Volume | None:
@@ -74,15 +75,6 @@ async def _end(pool: Pool, disk: Disk, state: State) -> None:
         await take_over(pool, disk, state)
     elif await pool.records.swap(disk.id, state, State.RELEASED) and disk.backing is not None:
         await pool.records.unrefer(disk.backing, disk.id)
-
-
-def _is_ours(pool: Pool, name: str) -> bool:
-    """Whether a volume's name is one that a record's id gives."""
-    for pattern in pool.capabilities.disk_names.values():
-        before, after = pattern.split("{id}")
-        if name.startswith(before) and name.endswith(after) and is_id(name[len(before) : len(name) - len(after)]):
-            return True
-    return False
 
 
 async def base_back(pool: Pool, old: OldLayout, entry: BaseEntry) -> tuple[str, ...]:

@@ -37,7 +37,8 @@ class DiskEntry:
     """A disk as it was found, which is what it goes back to. ``pointer`` are the fields of its backing pointer, and
     ``blank`` tells that nothing was behind it in the header. ``definition`` is the element of the guest's definition,
     "" where there was none. ``out`` tells that its old name may stay until the end; otherwise it goes at once. One
-    that is ``in_place`` is a volume of the pool by the name ``path``, and keeps it. Size in bytes."""
+    that is ``in_place`` is a volume of the pool by the name ``path``, and keeps it; with ``flatten`` it lets go of
+    what it was cloned from. Size in bytes."""
 
     role: str
     path: str
@@ -51,6 +52,7 @@ class DiskEntry:
     definition: str = ""
     out: bool = True
     in_place: bool = False
+    flatten: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ PATIENCE = 40.0
 """Seconds, and a few more, for which a client that died is still seen as using an image."""
 OLD_FORMAT = "none"
 """Stands for the id of an image of RBD's first format, which has none."""
+_RESIZE = "nova-resize"
 _THREADS = 8
 
 
@@ -122,7 +123,12 @@ class RbdVolumes:
         native = self.inventory().get(volume.name)
         if native is None:
             return "the pool has no image of this name"
-        return "it is of RBD's first format, which nobody can tell apart by an id" if native == OLD_FORMAT else ""
+        if native == OLD_FORMAT:
+            return "it is of RBD's first format, which nobody can tell apart by an id"
+        with self._pool.open(volume) as image:
+            if any(each["name"] == _RESIZE for each in image.list_snaps()):
+                return f"Nova is resizing it, for it has the snapshot {_RESIZE}: confirm or revert that first"
+        return ""
 
     def obstacle_to_clone(self, how: str) -> str:
         """See Backend."""

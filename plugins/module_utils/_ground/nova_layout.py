@@ -29,17 +29,12 @@ from .old_files import FileFacts, facts_of, names_in, read_small
 
 _INSTANCE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|instance-[0-9a-f]{8}")
 _BASES = re.compile(r"_base(_[0-9A-Za-z.:-]+)?")
-_BASE_KINDS = (
-    (re.compile(r"[0-9a-f]{40}"), "image"),
-    (re.compile(r"[0-9a-f]{40}_([0-9]+|sm)"), "image resized by an old release"),
-    (re.compile(r"swap_[0-9]+"), "swap"),
-    (re.compile(r"ephemeral_[0-9]+_[0-9a-f]{7}|ephemeral_([0-9]+_)?[0-9]+_[A-Za-z0-9.-]+"), "ephemeral"),
-)
 _BASE_LITTER = re.compile(r".*\.(info|sha1|part|converted)")
 _ROLES = {"disk": "root", "disk.local": "ephemeral", "disk.swap": "swap", "disk.config": "config"}
 _EPHEMERAL = re.compile(r"disk\.eph([0-9]{1,3})")
 _KEPT = {"kernel", "ramdisk", "console.log", "disk.info", "libvirt.xml"}
 _LITTER = re.compile(r"disk\.info\.tmp|.*_qcow|.*\.fallocate_test|[0-9a-f]{32}\.tmp")
+_UNDER_WAY = {"resize": "being resized: confirm or revert that first", "del": "being deleted"}
 _FORMATS = ("raw", "qcow2")
 _SERVICE = b"nova-compute"
 
@@ -65,22 +60,16 @@ class FoundInstance:
 
 
 @dataclass(frozen=True)
-class FoundBase:
-    """A file of the cache. ``kind`` is what its name says."""
-
-    facts: FileFacts
-    kind: str
-
-
-@dataclass(frozen=True)
 class FoundLayout:
-    """What a folder holds. ``left`` has each path that is left alone, and why."""
+    """What a folder holds. ``left`` has each path that is left alone, and why. ``under_way`` tells that Nova is in the
+    midst of something with an instance whose disks are among them."""
 
     root: str
     folders: tuple[str, ...]
-    bases: Mapping[str, FoundBase]
+    bases: Mapping[str, FileFacts]
     instances: tuple[FoundInstance, ...]
     left: tuple[tuple[str, str], ...]
+    under_way: bool = False
 
 
 def read_layout(root: str) -> FoundLayout:
@@ -88,9 +77,10 @@ def read_layout(root: str) -> FoundLayout:
     if not os.path.isdir(root):
         raise StorageError(f"There is no folder {root}: give the folder that nova.conf calls instances_path.")
     folders: list[str] = []
-    bases: dict[str, FoundBase] = {}
+    bases: dict[str, FileFacts] = {}
     instances: list[FoundInstance] = []
     left: list[tuple[str, str]] = []
+    under_way = False
     for entry in names_in(root):
         path = os.path.join(root, entry.name)
         if entry.name in ("locks", "compute_nodes", "lost+found"):
@@ -103,18 +93,14 @@ def read_layout(root: str) -> FoundLayout:
         elif _INSTANCE.fullmatch(entry.name):
             instances.append(_read_instance(root, entry.name, left))
         else:
-            left.append((path, _why_left(entry.name)))
-    return FoundLayout(root, tuple(folders), bases, tuple(instances), tuple(left))
+            owner, _underscore, what = entry.name.rpartition("_")
+            why = _UNDER_WAY.get(what) if _INSTANCE.fullmatch(owner) else None
+            under_way = under_way or why is not None
+            left.append((path, f"an instance that is {why}" if why else "no folder of an instance"))
+    return FoundLayout(root, tuple(folders), bases, tuple(instances), tuple(left), under_way)
 
 
-def _why_left(name: str) -> str:
-    owner, _underscore, what = name.rpartition("_")
-    if _INSTANCE.fullmatch(owner) and what in ("resize", "del"):
-        return "an instance that is being resized" if what == "resize" else "an instance that is being deleted"
-    return "no folder of an instance"
-
-
-def _read_bases(folder: str, bases: dict[str, FoundBase], left: list[tuple[str, str]]) -> None:
+def _read_bases(folder: str, bases: dict[str, FileFacts], left: list[tuple[str, str]]) -> None:
     for entry in names_in(folder):
         path = os.path.join(folder, entry.name)
         facts = facts_of(path)
@@ -125,18 +111,13 @@ def _read_bases(folder: str, bases: dict[str, FoundBase], left: list[tuple[str, 
         elif facts.kind != "file":
             left.append((path, f"a {facts.kind} among the cached files, not followed"))
         else:
-            kinds = (kind for pattern, kind in _BASE_KINDS if pattern.fullmatch(entry.name))
-            bases[path] = FoundBase(facts, next(kinds, "unknown"))
+            bases[path] = facts
 
 
 def _read_instance(root: str, name: str, left: list[tuple[str, str]]) -> FoundInstance:
     folder = os.path.join(root, name)
     disks: list[FoundDisk] = []
-    flaws: list[str] = []
-    if facts_of(folder + "_resize") is not None:
-        flaws.append("it is being resized: confirm or revert that first")
-    if facts_of(folder + "_del") is not None:
-        flaws.append("it is being deleted")
+    flaws = unsettled(root, name)
     for entry in names_in(folder):
         path = os.path.join(folder, entry.name)
         role = _role(entry.name)
@@ -155,6 +136,11 @@ def _read_instance(root: str, name: str, left: list[tuple[str, str]]) -> FoundIn
             left.append((path, "a leftover" if _LITTER.fullmatch(entry.name) else "not understood"))
     info, unread = _read_info(os.path.join(folder, "disk.info"))
     return FoundInstance(name, tuple(disks), info, unread, tuple(dict.fromkeys(flaws)))
+
+
+def unsettled(root: str, name: str) -> list[str]:
+    """What Nova is in the midst of with an instance, whatever its disks are, by the folders beside that of it."""
+    return [f"it is {why}" for what, why in _UNDER_WAY.items() if facts_of(os.path.join(root, f"{name}_{what}"))]
 
 
 def _role(name: str) -> str:

@@ -28,12 +28,11 @@ from .qcow2_pointer import Pointer, read_pointer, restore_pointer, write_backing
 
 SMALL = 64 * 1024
 """Bytes that are read of a file which says something about others."""
-_LABEL = "security.selinux"
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A name and what it is. ``kind`` is file, link, folder or other; sizes are bytes; ``label`` is that of SELinux."""
+    """A name and what it is. ``kind`` is file, link, folder or other; sizes are bytes."""
 
     path: str
     kind: str
@@ -45,7 +44,6 @@ class FileFacts:
     gid: int
     links: int
     modified: int
-    label: str = ""
 
     @property
     def native(self) -> str:
@@ -82,15 +80,7 @@ def facts_of(path: str) -> FileFacts | None:
         found.st_gid,
         found.st_nlink,
         found.st_mtime_ns,
-        _label(path),
     )
-
-
-def _label(path: str) -> str:
-    try:
-        return os.getxattr(path, _LABEL, follow_symlinks=False).rstrip(b"\0").decode(errors="replace")
-    except OSError:
-        return ""  # no SELinux here, or no such attribute
 
 
 def names_in(folder: str) -> list[os.DirEntry[str]]:

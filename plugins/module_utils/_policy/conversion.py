@@ -52,7 +52,7 @@ class OldDisk:
     where it has one; ``pointed``, ``described`` and ``out`` tell that its header names the cached image, that the
     guest's definition spells its chain out, and that no name of it is where libvirt's refresh would open it. One that
     is ``in_place`` is a volume of the pool already, by the name that ``path`` is; ``parent`` is what it was cloned
-    from, elsewhere."""
+    from, elsewhere, and ``flatten`` tells that it is to stand on that no longer."""
 
     role: str
     path: str
@@ -67,6 +67,7 @@ class OldDisk:
     out: bool = True
     in_place: bool = False
     parent: str = ""
+    flatten: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Conversion:
     @property
     def bytes_to_copy(self) -> int:
         """Bytes of disk data."""
-        return sum(base.copied for base in self.bases)
+        return sum(action.bytes_to_write for action in self.plan().actions)
 
     @property
     def bytes_needed(self) -> int:
@@ -209,9 +210,13 @@ def _disk_steps(instance: OldInstance, disk: OldDisk, bases: Mapping[str, OldBas
             done = f"record {disk.path} of pool {site.pool}, which keeps its name and its data,"
         told = " and ".join(sorted(disk.said)) or "the operator"
         reason = f"{told} says that it is {disk.format}; nothing is copied"
-        if disk.parent:
+        if disk.parent and not disk.flatten:
             reason += f"; it goes on standing on {disk.parent}"
         yield Step(Action("adopt", what, f"{done} as {what} ({disk.format}{under})", strategy=how, reason=reason))
+    if disk.flatten:
+        sentence = f"flatten {disk.path}, so that it no longer needs {disk.parent}"
+        reason = "that is asked for; a disk that is in use is not flattened"
+        yield Step(Action("flatten", what, sentence, disk.size, disk.size, reason=reason), needs_off=True)
     if disk.base and not disk.pointed:
         sentence = f"point the header of {disk.path} at the image {bases[disk.base].name} in pool {site.pool}"
         reason = "the header of a disk that is in use, or that a saved guest goes on with, is not changed"

@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._algorithms.conversion import OldLayout
-from .._algorithms.conversion_end import base_back, finalize_base, finalize_instance, is_of, roll_back_instance
+from .._algorithms.conversion_end import base_back, finalize_base, finalize_instance, roll_back_instance
 from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, Entry
 from .._algorithms.pool import Pool
 from .._ground.errors import StorageError
 from .._ground.usage import users_of_files
 from .._policy.plan import Action, Fields, Plan
-from .._records.types import Disk, Image
+from .._records.types import Disk
 from .layout_host import Host
+from .layout_look import images_of
 
 
 @dataclass(frozen=True)
@@ -137,28 +138,17 @@ def _name(path: str) -> str:
 def _kept(host: Host, entry: BaseEntry, rolled: set[str]) -> bool:
     """Whether a disk stays that stands on the image of a base."""
     ids = {record.id for record in host.held.records.values() if isinstance(record, Disk) and record.instance in rolled}
-    return any(
-        set(host.held.references.get(image.id, ())) - ids
-        for image in host.held.records.values()
-        if isinstance(image, Image)
-        and host.held.live(image.id)
-        and is_of(image, host.held.inventory.get(image.volume.name), entry)
-    )
+    return any(set(host.held.references.get(image.id, ())) - ids for image in images_of(host.held, entry))
 
 
 def _is_linked(host: Host, entry: BaseEntry) -> bool:
     """Whether the base is an image of the pool by another name."""
-    return not entry.key and any(
-        isinstance(image, Image)
-        and host.held.live(image.id)
-        and is_of(image, host.held.inventory.get(image.volume.name), entry)
-        for image in host.held.records.values()
-    )
+    return not entry.key and bool(images_of(host.held, entry))
 
 
 def _needed(host: Host, entry: BaseEntry, final: set[str]) -> bool:
     """Whether a disk may still stand on the base by its old name. One that nobody understands may stand on any."""
-    if any("instance that is being" in why for _path, why in host.layout.left):
+    if host.layout.under_way:
         return True
     waiting = {each.name for each in host.journal.instances.values()} - final
     for instance in host.seen.instances:

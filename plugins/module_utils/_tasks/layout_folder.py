@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 from .._algorithms.conversion_journal import DiskEntry, Journal
 from .._ground.errors import BadInput
 from .._ground.libvirt_host import Guest
-from .._ground.nova_layout import FoundBase, FoundDisk, FoundInstance, FoundLayout
+from .._ground.nova_layout import FoundDisk, FoundInstance, FoundLayout
 from .._ground.old_files import facts_of, names_in
 from .._policy.guest_disks import DiskElement
 
@@ -44,7 +44,7 @@ def folder_layout(
         if facts is None or facts.path in taken or name.name == _OURS or facts.path in ours:
             continue
         if facts.kind == "file":
-            bases[facts.path] = FoundBase(facts, "unknown")
+            bases[facts.path] = facts
         else:
             left.append((facts.path, f"a {facts.kind}, not followed"))
     return FoundLayout(root, (root,), bases, tuple(instances), tuple(left))

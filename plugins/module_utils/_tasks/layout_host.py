@@ -28,6 +28,7 @@ from .._policy.pool_xml import WITH_FOLDER, read
 from .layout_folder import folder_layout
 from .layout_look import Around, Seen, understand
 from .layout_pool import ConvertingSession, OldFiles
+from .layout_volumes import Around as Volumes
 from .layout_volumes import Guests, read_volumes
 from .pool_reader import Reader
 
@@ -70,7 +71,10 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     if definition.type in WITH_FOLDER:
         layout, seen = _files(session, reader, definition.path, held, journal, guests, params, words)
     elif nova:
-        layout, seen = reader.run(read_volumes(reader.pool, reader.backend, held, guests, journal, words))
+        volumes = Volumes(
+            reader.pool, reader.backend, held, guests, journal, words, params["path"], bool(params["flattened"])
+        )
+        layout, seen = reader.run(read_volumes(volumes))
     else:
         raise BadInput(
             f"The pool {definition.name} is of type {definition.type}, and a folder of disks is converted into a pool "

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 
 from .._algorithms.conversion import STAGING
 from .._algorithms.conversion_end import is_of
-from .._algorithms.conversion_journal import CONVERTED, FINALIZING, BaseEntry, DiskEntry, Entry, Journal
+from .._algorithms.conversion_journal import CONVERTED, CONVERTING, FINALIZING, BaseEntry, DiskEntry, Entry, Journal
 from .._algorithms.verify import Holdings
 from .._ground.errors import BadInput, LostMetadata, StorageError, UnsafeImage
 from .._ground.immutable import has_flag
 from .._ground.inspection import inspect
 from .._ground.libvirt_host import Guest
-from .._ground.nova_layout import FoundBase, FoundDisk, FoundInstance, FoundLayout
+from .._ground.nova_layout import FoundDisk, FoundInstance, FoundLayout
 from .._ground.old_files import FileFacts, Overlay, facts_of, opened, read_overlay
 from .._policy.conversion import OldBase, OldDisk, OldInstance, agreed
 from .._policy.disk_xml import Link
@@ -115,7 +115,7 @@ def _instance(
             settled,
         )
     )
-    seen.entries[found.name] = Entry(found.name, "", layout.root, guest.name if guest else "", tuple(entries))
+    seen.entries[found.name] = Entry(found.name, CONVERTING, layout.root, guest.name if guest else "", tuple(entries))
 
 
 def _elements(facts: FileFacts, around: Around) -> Sequence[tuple[Guest, DiskElement]]:
@@ -229,7 +229,7 @@ def _pointed_at(
     folder = os.path.realpath(os.path.dirname(target))
     for base, found in layout.bases.items():
         if os.path.basename(base) == os.path.basename(target) and os.path.realpath(os.path.dirname(base)) == folder:
-            return ("", False, "its header names itself") if base == path else (found.facts.path, False, "")
+            return ("", False, "its header names itself") if base == path else (found.path, False, "")
     if folder in map(os.path.realpath, layout.folders):
         why = "is missing" if facts_of(target) is None else "is no regular file"
         return "", False, f"its header names {target}, which {why}"
@@ -279,15 +279,16 @@ def _entry(found: FoundDisk, old: OldDisk, overlay: Overlay | None, entry: Entry
 # Bases
 
 
-def _base(found: FoundBase, told: Mapping[str, str], root: str, around: Around, seen: Seen) -> None:
-    facts, path = found.facts, found.facts.path
+def _base(facts: FileFacts, told: Mapping[str, str], root: str, around: Around, seen: Seen) -> None:
+    path = facts.path
     format, flaw = agreed(told, around.words.get(path, "") or ("" if told else around.base_word))
     near = facts.device == around.device
     key = "" if format == "raw" and near else f"source:{path}#{facts.native}.{facts.modified}+{format}"
     entry = around.journal.bases.get(path)
     if entry is None or entry.native != facts.native:
         entry = BaseEntry(path, facts.native, root, facts.uid, facts.gid, facts.mode, False, key)
-    image = _image_of(entry, around)
+    ready = (each.id for each in images_of(around.held, entry) if around.held.listing.state(each.id) is State.READY)
+    image = next(ready, "")
     if not flaw:
         try:
             with opened(path, facts.native) as descriptor:
@@ -303,13 +304,15 @@ def _base(found: FoundBase, told: Mapping[str, str], root: str, around: Around, 
     seen.base_entries[path] = entry
 
 
-def _image_of(entry: BaseEntry, around: Around) -> str:
-    """The ready image that is this very file, or was copied from it."""
-    for record_id, record in around.held.records.items():
-        ready = around.held.listing.state(record_id) is State.READY
-        if ready and isinstance(record, Image) and is_of(record, around.held.inventory.get(record.volume.name), entry):
-            return record_id
-    return ""
+def images_of(held: Holdings, entry: BaseEntry) -> list[Image]:
+    """The live images that are this very file, or were copied from it."""
+    return [
+        image
+        for image in held.records.values()
+        if isinstance(image, Image)
+        and held.live(image.id)
+        and is_of(image, held.inventory.get(image.volume.name), entry)
+    ]
 
 
 def _name(path: str) -> str:

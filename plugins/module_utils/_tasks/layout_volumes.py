@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from .._algorithms.conversion_journal import CONVERTED, DiskEntry, Entry, Journal
+from .._algorithms.conversion_journal import CONVERTED, CONVERTING, DiskEntry, Entry, Journal
 from .._algorithms.pool import Pool
 from .._algorithms.verify import Holdings
 from .._backends.contract import Backend
 from .._ground.errors import StorageError
 from .._ground.libvirt_host import Guest
-from .._ground.nova_layout import FoundInstance, FoundLayout
+from .._ground.nova_layout import FoundInstance, FoundLayout, unsettled
 from .._policy.conversion import OldDisk, OldInstance, agreed
 from .._policy.guest_disks import DiskElement
 from .._records.types import USABLE, Disk, Volume
@@ -35,57 +36,86 @@ _EPHEMERAL = re.compile(r"\.eph([0-9]{1,3})")
 _BACKEND = "the backend"
 
 Guests = Sequence[tuple[Guest, Sequence[DiskElement]]]
+Named = Mapping[str, Sequence[tuple[Guest, DiskElement]]]
 
 
-async def read_volumes(
-    pool: Pool, backend: Backend, held: Holdings, guests: Guests, journal: Journal, words: Mapping[str, str]
-) -> tuple[FoundLayout, Seen]:
+@dataclass(frozen=True)
+class Around:
+    """What the volumes are compared with. ``words`` are the formats that the operator states, by name; ``folder`` is
+    where Nova has the folders of its instances; ``flattened`` tells that no disk is to stand on another pool's."""
+
+    pool: Pool
+    backend: Backend
+    held: Holdings
+    guests: Guests
+    journal: Journal
+    words: Mapping[str, str]
+    folder: str
+    flattened: bool
+
+
+async def read_volumes(around: Around) -> tuple[FoundLayout, Seen]:
     """The disks of Nova's instances among the volumes of the pool."""
-    root, seen = f"pool {pool.name}", Seen()
+    root, seen = f"pool {around.pool.name}", Seen()
     left: list[tuple[str, str]] = []
     found: dict[str, dict[str, str]] = {}
-    for name in sorted(held.inventory):
+    for name in sorted(around.held.inventory):
         match = _NAME.fullmatch(name)
         if match is not None:
             found.setdefault(match["instance"], {})[match["rest"]] = name
-    named = _named(backend, guests)
-    named_paths = {element.path for _guest, elements in guests for element in elements}
+    named = _named(around.backend, around.guests)
     for instance, volumes in found.items():
-        disks = []
-        flaws = []
-        for rest, name in volumes.items():
-            role = _role(rest)
-            if rest.endswith(".rescue"):
-                flaws.append(f"it is being rescued ({name}): unrescue it first")
-            elif not role:
-                left.append((name, "not understood"))
-            elif f"/dev/mapper/{name}-dmcrypt" in named_paths:
-                flaws.append(f"{name} is encrypted by Nova's own device, which is not converted")
-            else:
-                disks.append(await _disk(pool, backend, held, instance, role, name, named.get(name, ()), words))
-        entry = journal.instances.get(instance)
-        users = {guest.name: guest for name in volumes.values() for guest, _element in named.get(name, ())}
-        if len(users) > 1:
-            flaws.append(f"its disks are named by more than one guest: {', '.join(sorted(users))}")
-        guest = next(iter(users.values()), None)
-        seen.instances.append(
-            OldInstance(
-                instance,
-                tuple(disks),
-                guest.name if guest else "",
-                guest.state if guest else "off",
-                flaws=tuple(flaws),
-                # One that is final has no entry any more.
-                settled=entry.state == CONVERTED if entry else all(disk.record for disk in disks),
-            )
-        )
+        seen.instances.append(old := await _instance(instance, volumes, named, around, left))
         entries = tuple(
-            DiskEntry(disk.role, disk.path, held.inventory[disk.path], disk.format, disk.size, in_place=True)
-            for disk in disks
+            DiskEntry(
+                disk.role,
+                disk.path,
+                around.held.inventory[disk.path],
+                disk.format,
+                disk.size,
+                in_place=True,
+                flatten=disk.flatten,
+            )
+            for disk in old.disks
         )
-        seen.entries[instance] = Entry(instance, "", root, guest.name if guest else "", entries)
+        seen.entries[instance] = Entry(instance, CONVERTING, root, old.guest, entries)
     instances = tuple(FoundInstance(name, ()) for name in found)
     return FoundLayout(root, (), {}, instances, tuple(left)), seen
+
+
+async def _instance(
+    instance: str, volumes: Mapping[str, str], named: Named, around: Around, left: list[tuple[str, str]]
+) -> OldInstance:
+    """An instance whose volumes are given by what follows ``_disk`` in their names."""
+    disks = []
+    flaws = unsettled(around.folder, instance)
+    named_paths = {element.path for _guest, elements in around.guests for element in elements}
+    for rest, name in volumes.items():
+        role = _role(rest)
+        if rest.endswith(".rescue"):
+            flaws.append(f"it is being rescued ({name}): unrescue it first")
+        elif not role:
+            left.append((name, "not understood"))
+        elif f"/dev/mapper/{name}-dmcrypt" in named_paths:
+            flaws.append(f"{name} is encrypted by Nova's own device, which is not converted")
+        else:
+            disks.append(await _disk(instance, role, name, named.get(name, ()), around))
+    entry = around.journal.instances.get(instance)
+    guests = {guest.name: guest for name in volumes.values() for guest, _element in named.get(name, ())}
+    if len(guests) > 1:
+        flaws.append(f"its disks are named by more than one guest: {', '.join(sorted(guests))}")
+    guest = next(iter(guests.values()), None)
+    users = [await around.pool.volumes.users(Volume(disk.path, "raw")) for disk in disks if disk.flatten]
+    return OldInstance(
+        instance,
+        tuple(disks),
+        guest.name if guest else "",
+        guest.state if guest else "off",
+        ", ".join(sorted({str(each) for each in users if each})),
+        tuple(flaws),
+        # One that is final has no entry any more.
+        settled=entry.state == CONVERTED if entry else all(disk.record for disk in disks),
+    )
 
 
 def _role(rest: str) -> str:
@@ -93,7 +123,7 @@ def _role(rest: str) -> str:
     return f"ephemeral-{numbered.group(1)}" if numbered else _ROLES.get(rest, "")
 
 
-def _named(backend: Backend, guests: Guests) -> dict[str, list[tuple[Guest, DiskElement]]]:
+def _named(backend: Backend, guests: Guests) -> Named:
     """The elements of definitions by the volume of this pool that they name."""
     found: dict[str, list[tuple[Guest, DiskElement]]] = {}
     for guest, elements in guests:
@@ -108,34 +138,36 @@ def _named(backend: Backend, guests: Guests) -> dict[str, list[tuple[Guest, Disk
 
 
 async def _disk(
-    pool: Pool,
-    backend: Backend,
-    held: Holdings,
-    instance: str,
-    role: str,
-    name: str,
-    named: Sequence[tuple[Guest, DiskElement]],
-    words: Mapping[str, str],
+    instance: str, role: str, name: str, named: Sequence[tuple[Guest, DiskElement]], around: Around
 ) -> OldDisk:
     volume = Volume(name, "raw")
     said = {_BACKEND: "raw"}
     for guest, element in named:
         if element.format:
             said[f"the definition of {guest.name}"] = element.format
-    format, flaw = agreed(said, words.get(name, ""))
+    format, flaw = agreed(said, around.words.get(name, ""))
     if not flaw and format != "raw":
         flaw = f"it is stated to be {format}, and only raw volumes are converted where they are"
-    flaw = flaw or backend.flaw(volume)
-    record = _record(held, instance, role, name)
+    flaw = flaw or around.backend.flaw(volume)
+    record = _record(around.held, instance, role, name)
     if isinstance(record, str):
         flaw, record = flaw or record, None
     size, parent = 0, ""
     if not flaw:
-        stat = await pool.volumes.stat(volume)
+        stat = await around.pool.volumes.stat(volume)
         size = stat.size if stat else 0
-        parent = await pool.volumes.pointer(volume) or ""
+        parent = await around.pool.volumes.pointer(volume) or ""
     return OldDisk(
-        role, name, size, format, said, flaw=flaw, record=record.id if record else "", in_place=True, parent=parent
+        role,
+        name,
+        size,
+        format,
+        said,
+        flaw=flaw,
+        record=record.id if record else "",
+        in_place=True,
+        parent=parent,
+        flatten=bool(parent) and around.flattened,
     )
 
 

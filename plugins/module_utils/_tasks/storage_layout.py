@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .._algorithms.conversion import BaseWish, OldLayout, convert, take_base
-from .._algorithms.conversion_journal import CONVERTING, Entry
+from .._algorithms.conversion_journal import Entry
 from .._ground.contents import Incoming
 from .._ground.errors import StorageError
 from .._ground.sources import SourceSpec
@@ -120,4 +120,4 @@ def _entry(judged: Judged, host: Host, images: Mapping[str, str]) -> Entry:
     """The journal's entry of an instance that is converted now."""
     entry = host.seen.entries[judged.instance.name]
     disks = tuple(replace(disk, image=images.get(disk.base, disk.image)) for disk in entry.disks)
-    return replace(entry, state=CONVERTING, disks=disks)
+    return replace(entry, disks=disks)

@@ -79,7 +79,7 @@ def recorded() -> list[tuple[str, str]]:
 
 
 def layout(state: str) -> dict[str, Any]:
-    nothing = dict.fromkeys(("instances", "formats", "base_format"))
+    nothing = dict.fromkeys(("instances", "formats", "base_format", "flattened"))
     given = {"state": state, "layout": "nova", "path": "/nowhere", "pool": POOL, "uri": "qemu:///system"}
     return storage_layout.task({**nothing, **given}, False)
 

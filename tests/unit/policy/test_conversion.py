@@ -112,3 +112,17 @@ def test_raw_in_the_refreshed_folder_goes_when_it_is_off() -> None:
     off, live = plan(OldInstance("a", (raw,))), plan(OldInstance("a", (raw,), users="process 1"))
     assert [action.verb for action in off.plan().actions] == ["adopt", "move"]
     assert [action.verb for action in live.plan().actions] == ["adopt"]
+
+
+def test_a_clone_is_flattened_by_choice_when_it_is_off() -> None:
+    disk = OldDisk("root", "u_disk", 3000, "raw", {"the backend": "raw"}, in_place=True, parent="images/x@snap")
+    kept = plan(OldInstance("u", (disk,)))
+    (action,) = kept.plan().actions
+    assert (action.verb, kept.bytes_to_copy) == ("adopt", 0)
+    assert "goes on standing on images/x@snap" in str(action.reason)
+    chosen = OldInstance("u", (replace(disk, flatten=True),))
+    found = plan(chosen)
+    assert [action.verb for action in found.plan().actions] == ["adopt", "flatten"]
+    assert found.bytes_to_copy == 3000
+    waits = plan(replace(chosen, users="a client"))
+    assert (waits.judged[0].verdict, waits.bytes_to_copy) == ("waits", 0)
