@@ -251,18 +251,22 @@ def test_a_disk_is_removed_with_what_a_broken_move_left_of_it(asked: str, pools:
 
 def test_a_mark_of_a_copy_that_came_to_nothing_is_taken_away(task: Modules, pools: tuple[Store, Store]) -> None:
     here, there = pools
+    (copy,) = there.make({"instance": WEB, "image": "base"})
+    there.four({"instance": WEB}, state="absent")
     (disk,) = here.make({"instance": WEB, "image": "base"})
-    mark = marked(here, {"id": f"{WEB}+root+aaaaaaaaaaaa"}, there)
+    mark = marked(here, copy, there)
     assert here.make({"instance": WEB})[0]["id"] == disk["id"]
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("of_the_same_name", [False, True])
 def test_a_mark_that_leads_to_a_pool_of_another_host_keeps_the_disk_from_being_used(
-    task: Modules, pools: tuple[Store, Store]
+    of_the_same_name: bool, pools: tuple[Store, Store]
 ) -> None:
-    here, _there = pools
+    here, there = pools
     here.make({"instance": WEB, "image": "base"})
-    mark = here.private / "references" / MOVES / f"{WEB}+root+aaaaaaaaaaaa@elsewhere"
+    pool = there.name if of_the_same_name else "elsewhere"
+    mark = here.private / "references" / MOVES / f"{WEB}+root+aaaaaaaaaaaa@{pool}"
     mark.parent.mkdir()
     mark.touch()
     for state in ("present", "absent"):

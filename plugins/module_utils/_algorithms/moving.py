@@ -126,17 +126,28 @@ async def settle_moves(source: Pool, pools: Mapping[str, Pool], instance: str, r
     settled = None
     for mark in found:
         if mark.pool not in pools:
-            raise StorageError(
-                f"The disk {role} of {instance} in pool {source.name} is being moved to pool {mark.pool}, or was, and "
-                "what came of it cannot be seen: run this on a host that has that pool, and with the pool active."
-            )
+            raise unseen(source.name, mark)
         settled = await _settle(source, pools[mark.pool], mark) or settled
     return settled
 
 
+def unseen(source: str, mark: Mark) -> StorageError:
+    """That the copy's record is out of reach: its pool is not here, or the one of that name here is another."""
+    instance, role = mark.slot
+    return StorageError(
+        f"The disk {role} of {instance} in pool {source} is being moved to pool {mark.pool}, or was, and what came of "
+        "it cannot be seen: run this on a host that has that pool, and not another of its name, and with it active."
+    )
+
+
 async def _settle(source: Pool, target: Pool, mark: Mark) -> Disk | None:
-    """Bring one move to its end; the copy, where that is the disk now."""
+    """Bring one move to its end; the copy, where that is the disk now.
+
+    A copy is recorded before it is marked. One that has no record is in another host's pool of the same name.
+    """
     state = await state_of(target, mark.copy)
+    if state is None:
+        raise unseen(source.name, mark)
     if state is State.MOVING and await end_stateless(target, mark.copy):
         state = State.GONE
     if state is State.PENDING:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._algorithms.cache import look_up
-from .._algorithms.moving import MOVES, Mark, Moved, MoveWish, marks, move, moved_from, settle_moves
+from .._algorithms.moving import MOVES, Mark, Moved, MoveWish, marks, move, moved_from, settle_moves, unseen
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk
 from .._ground.disk_data import DiskData
-from .._ground.errors import NotFound, StorageError
+from .._ground.errors import NotFound
 from .._policy.disk_plan import Found, Moving, Wanted, plan_finish, plan_move
 from .._policy.plan import Fields, Plan
 from .._records.types import USABLE, Disk, Image, State
@@ -174,12 +174,10 @@ def left_over(session: Session, pool: Pool, disks: Iterable[Disk], slots: Collec
 
 def _left(session: Session, source: Pool, mark: Mark) -> Left:
     target = session.open(mark.pool, make=False) if mark.pool in session.names() else None
-    if target is None:
-        raise StorageError(
-            f"The disk {mark.slot[1]} of {mark.slot[0]} in pool {source.name} is being moved to pool {mark.pool}, or "
-            "was, and what came of it cannot be seen: run this on a host that has that pool, and with the pool active."
-        )
-    return Left(source, target, mark, session.run(listing_of(target)).state(mark.copy) in USABLE)
+    state = None if target is None else session.run(listing_of(target)).state(mark.copy)
+    if target is None or state is None:
+        raise unseen(source.name, mark)
+    return Left(source, target, mark, state in USABLE)
 
 
 async def _marks(pool: Pool) -> list[Mark]:
