@@ -111,7 +111,8 @@ def wait_until_forgotten(root: str, seconds: float) -> None:
     pool = parts(root, Runner(), patience=0)
     deadline = time.monotonic() + seconds
     while True:
-        seen = [(name, users) for name in pool.volumes.inventory() if (users := pool.volumes.users(Volume(name, "raw")))]
+        looked = ((name, pool.volumes.users(Volume(name, "raw"))) for name in pool.volumes.inventory())
+        seen = [(name, users) for name, users in looked if users]
         if not seen and not pool.records.busy():
             return
         assert time.monotonic() < deadline, f"somebody dead is still there: {seen}, locks {pool.records.busy()}"
