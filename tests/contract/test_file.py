@@ -30,6 +30,7 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.errors import
     OutOfSpace,
     StorageError,
 )
+from ansible_collections.virt.storage.plugins.module_utils._ground.qcow2_detach import drop_pointer
 from ansible_collections.virt.storage.plugins.module_utils._records.folder import PROBE, FolderStore
 from ansible_collections.virt.storage.plugins.module_utils._records.types import SCHEMA, State, Volume
 
@@ -498,6 +499,21 @@ def test_a_disk_with_snapshots_in_it_keeps_the_image_that_they_need(pool: FileBe
     reads_as(pool, volume, raw_file(tmp_path / "expected", MIB, {0: DATA}))
     program("qemu-img", "snapshot", "-d", "before", path)
     assert pool.do(pool.volumes.flatten(volume)).kind == "done"
+
+
+def test_no_guest_starts_while_the_pointer_to_the_image_goes(pool: FileBed, monkeypatch: pytest.MonkeyPatch) -> None:
+    volume = cloned(pool, filled(pool, Literal(lambda: DATA)), MIB)
+    guest = ["qemu-io", "-f", "qcow2", "-c", "write -q 0 512", pool.at(volume)[1]]
+    tried = []
+
+    def drop(descriptor: int, name: str) -> None:
+        tried.append(subprocess.run(guest, capture_output=True, text=True, check=False, timeout=60))
+        drop_pointer(descriptor, name)
+
+    monkeypatch.setattr(f"{FileVolumes.__module__}.drop_pointer", drop)
+    assert pool.do(pool.volumes.flatten(volume)).kind == "done"
+    assert ["lock" in each.stderr for each in tried] == [True]
+    subprocess.run(guest, check=True, timeout=60)
 
 
 # Full, and read-only

@@ -327,6 +327,7 @@ class FileVolumes:
         if users:
             return refused(f"it is in use by {users}")
         with self._folder.open(volume, os.O_RDWR) as descriptor:
+            keep_still(descriptor, f"The volume {volume}")  # a guest that starts now would write the old header back
             drop_pointer(descriptor, str(volume))
         return DONE
 
