@@ -15,6 +15,7 @@ import importlib
 import re
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,9 +59,9 @@ def examples() -> Iterator[Example]:
     """All of them."""
     for page in PAGES:
         text = page.read_text("utf-8")
-        for match in re.finditer(r"^```yaml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        for match in re.finditer(r"^( *)```yaml\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL):
             line = text.count("\n", 0, match.start()) + 1
-            yield Example(f"{page.relative_to(ROOT)}:{line}", match.group(1))
+            yield Example(f"{page.relative_to(ROOT)}:{line}", textwrap.dedent(match.group(2)))
     for name in MODULES:
         module = importlib.import_module(f"ansible_collections.virt.storage.plugins.modules.{name}")
         yield Example(f"plugins/modules/{name}.py", module.EXAMPLES)
