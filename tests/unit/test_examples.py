@@ -102,6 +102,7 @@ VARIABLES = {
     "virt_storage_pools": {"type": "list", "elements": "str"},
     "storage_layout_base_format": {"type": "str", "choices": ["raw", "qcow2"]},
     "storage_layout_final": {"type": "bool"},
+    "storage_layout_flattened": {"type": "bool"},
     "storage_layout_formats": {"type": "dict"},
     "storage_layout_instances": {"type": "list", "elements": "str"},
     "storage_layout_kind": {"type": "str", "choices": ["nova", "folder"]},
