@@ -248,6 +248,7 @@ def test_the_readme_names_all_that_can_be_used() -> None:
 
 
 def test_the_variables_of_playbooks_are_known() -> None:
+    """A new one has its place in ``VARIABLES`` and in the README."""
     text = "\n".join(path.read_text("utf-8") for path in ROOT.glob("playbooks/*.yml"))
     read = set(re.findall(rf"(?<![\w.])(?:{'|'.join(OWN)})\w+", text))
     assert read <= {*VARIABLES}
