@@ -132,11 +132,11 @@ def run(
     return subprocess.CompletedProcess(words, process.returncode, text or "", "")
 
 
-def stop(process: subprocess.Popen[str], patience: float = 10) -> str:
-    """End a program and its children, politely first, since sudo passes on only what it can catch. After ``patience``
-    seconds it is killed. Returns what it still said."""
+def stop(process: subprocess.Popen[str], patience: float = 20) -> str:
+    """End a program and its children, politely first: pytest clears up when it is interrupted, and sudo passes on only
+    what it can catch. It has ``patience`` seconds for each, then it is killed. Returns what it still said."""
     seen = ""
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
