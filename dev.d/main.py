@@ -160,6 +160,8 @@ def main() -> int:
     """Do what the command line asks; the exit code is 0 when all of it worked."""
     # Told to end, go through the same exits as an error does, so that what was started is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # A shell has its background jobs ignore this one, and what they start: but it is how tests are told to clear up.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options, extra = parser().parse_known_args()
     if extra and options.command not in ("test", "bench", "ceph", "quickstart", "vm"):
         parser().error(f"unrecognized arguments: {' '.join(extra)}")

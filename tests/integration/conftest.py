@@ -174,9 +174,10 @@ def libvirtd() -> Iterator[libvirt.virConnect]:
 
 def undefine(pool: libvirt.virStoragePool) -> None:
     """Have libvirt forget a pool; what is in it stays."""
+    persistent = pool.isPersistent()
     if pool.isActive():
-        pool.destroy()
-    if pool.isPersistent():
+        pool.destroy()  # one that is not persistent is gone by that
+    if persistent:
         pool.undefine()
 
 
