@@ -173,7 +173,8 @@ async def dispose(pool: Pool, image: Image, state: State) -> Disposed:
         return Disposed(removed=False, kept_by=tuple(names))
     if await pool.records.swap(image.id, state, State.DELETING):
         await finish(pool, image, State.DELETING)
-    return Disposed(removed=True)
+        return Disposed(removed=True)
+    return await retire(pool, image, await state_of(pool, image.id) or State.GONE)  # it may have worked all the same
 
 
 async def references(pool: Pool, image: Image) -> list[str]:
