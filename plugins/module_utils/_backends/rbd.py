@@ -132,8 +132,7 @@ class RbdVolumes:
 
     def obstacle_to_clone(self, how: str) -> str:
         """See Backend."""
-        clones = self.capabilities().clones
-        return "" if how in clones else f"the pool offers {', '.join(clones)}"
+        return "" if how in (clones := self.capabilities().clones) else f"the pool offers {', '.join(clones)}"
 
     def route(self, content: Content) -> Route:
         """See Backend."""
@@ -399,8 +398,7 @@ class RbdVolumes:
 
     def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
         """One look over the host's guests for all, then several at a time."""
-        guests = self._guests()
-        removal = Removal(self._pool, guests, self._patience)
+        removal = Removal(self._pool, self._guests(), self._patience)
         return self._each(removal.remove, batch)
 
     def remove(self, volume: Volume) -> Outcome:
