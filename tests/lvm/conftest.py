@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -34,7 +35,8 @@ class LvmMachine:
     def run(self, *words: str, timeout: float) -> tuple[int, str]:
         """Run a program in the tree's root there; its exit code and all that it said."""
         path = f"{TREE}:{self.place}/tests:{self.place}/tests/lvm/inside"
-        command = f"cd {self.place} && PYTHONPATH={path} {shlex.join(words)} 2>&1"
+        form = f"VIRT_STORAGE_FULL={os.environ.get('VIRT_STORAGE_FULL', '')}"
+        command = f"cd {self.place} && PYTHONPATH={path} {form} {shlex.join(words)} 2>&1"
         done = self.machine.ssh(command, check=False, timeout=timeout)
         return done.returncode, done.stdout
 

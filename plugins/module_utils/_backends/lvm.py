@@ -236,6 +236,7 @@ class LvmVolumes(LvmLook):
                 self._lvm.change("lvchange", "--refresh", self._path(lv))
             if not is_read_only(descriptor):
                 raise StorageError(f"The device {self._path(lv)} is still writable after lvchange -pr: look at dmesg.")
+            os.fsync(descriptor)
         return DONE
 
     @contextlib.contextmanager
@@ -281,7 +282,7 @@ class LvmVolumes(LvmLook):
             self._retag(lv, size)  # first: of a tag that is more than the volume, nobody takes notice
         if volume.format != "raw" or lv.size < size:
             self._extend(lv, volume, size)
-            self._check_size(lv, volume, size)
+        self._check_size(lv, volume, size)
         if live and self._host is not None:
             self._host.block_resize(live[0].domain, live[0].target, size)
         return DONE
@@ -303,9 +304,11 @@ class LvmVolumes(LvmLook):
         return [*tags, *sizing, "-n", lv_name(volume.name, self.group.name)]
 
     def _check_size(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
-        """Raise where the device is smaller than what LVM said it made: of a snapshot it is."""
+        """Make durable what LVM did. Raise where the device is smaller than what it said it made: of a snapshot it
+        is."""
         with self._open(lv, os.O_RDONLY) as descriptor:
             found = device_size(descriptor)
+            os.fsync(descriptor)  # LVM never flushes its metadata; they lie on the disks that the volume lies on
         if found < size:
             raise StorageError(
                 f"The device of {volume} has {found} bytes after LVM grew it to {size}: look at dmsetup table."

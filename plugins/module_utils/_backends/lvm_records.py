@@ -123,6 +123,7 @@ def _mounted(lvm: Lvm, runner: Runner, group: Group, lv: LogicalVolume) -> str:
             ) from error
     if not _is_mounted(point, lv):
         raise StorageError(f"Something else than the records of {group.name} is mounted at {point}: unmount it.")
+    os.chmod(point, 0o700)
     return point
 
 

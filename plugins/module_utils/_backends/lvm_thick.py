@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 
 from .._ground.block_device import device_size, open_device, write_at, zero
 from .._ground.command import Limits
-from .._ground.errors import LostMetadata
+from .._ground.errors import LostMetadata, StorageError
 from .._ground.lvm import TAG, LogicalVolume, failure
 from .._ground.ops import ALREADY, DONE, Outcome, refused
 from .._ground.qcow2 import Pieces, overlay_image, read_size
@@ -132,6 +132,11 @@ class ThickVolumes(LvmVolumes):
         """Grow a raw volume by space that was zeroed as a volume of its own. Between that one's end and the growth,
         nobody else may have the space: LVM's own lock on the group is ours meanwhile."""
         group, extent = self.group.name, self.group.extent
+        if self.group.shared:  # and the lock that keeps other hosts off is not ours to take
+            raise StorageError(
+                f"The raw volume {volume} cannot grow in the volume group {group}, which hosts share: make a disk of "
+                "that size, qcow2 if it is to grow, and copy the data over."
+            )
         more = -(-(size - lv.size) // extent)
         spare = SPARE + secrets.token_hex(8)
         create = self._lvcreate(more * extent, "--addtag", TAG, "-n", spare)

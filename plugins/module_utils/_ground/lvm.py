@@ -88,7 +88,7 @@ class LogicalVolume:
 
 @dataclass(frozen=True)
 class Changed:
-    """What commands left: the volumes that there are after them, and the last thing that was said of a failure."""
+    """What commands left: the volumes that there are after them, and the first thing that was said of a failure."""
 
     volumes: Sequence[LogicalVolume]
     said: str
@@ -157,10 +157,10 @@ def failure(doing: str, said: str) -> CommandFailed | OutOfSpace:
 
 
 def _said(err: str) -> str:
-    """The last line that tells of an error."""
+    """The first line that tells of an error: what follows follows from it."""
     lines = [line.strip().rstrip(".") for line in err.splitlines()]
     errors = [line for line in lines if line and not line.startswith(("WARNING", "File descriptor"))]
-    return errors[-1][:500] if errors else ""
+    return errors[0][:500] if errors else ""
 
 
 def _rows(text: str, kind: str) -> list[Mapping[str, str]]:

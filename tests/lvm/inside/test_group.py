@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +56,9 @@ def test_a_device_that_holds_something_is_not_taken(held: str, tmp_path: Path) -
     if held in ("file system", "mount"):
         program("mkfs.ext4", "-q", DISK)
     elif held == "partitions":
-        subprocess.run(["sfdisk", "-q", DISK], input=b",1G\n", check=True, timeout=60)
+        with open(DISK, "r+b") as device:  # one partition of 1 GiB, in the table that every system knows
+            device.seek(446)
+            device.write(bytes(4) + b"\x83" + bytes(3) + struct.pack("<II", 2048, GIB // 512) + bytes(48) + b"\x55\xaa")
     elif held == "group":
         program("vgcreate", GROUP, DISK)
     else:
@@ -135,7 +138,9 @@ def test_groups_of_other_hosts_are_refused(tmp_path: Path) -> None:
     # As lvmlockd on another host would have made it: here it does not run.
     text = tmp_path / "metadata"
     program("vgcfgbackup", "-f", str(text), GROUP)
-    told = text.read_text().replace('format = "lvm2"', 'format = "lvm2"\n\tlock_type = "sanlock"', 1)
+    told = text.read_text().replace(
+        'format = "lvm2"', 'format = "lvm2"\n\tlock_type = "sanlock"\n\tlock_args = "1.0.0:lvmlock"', 1
+    )
     text.write_text(told)
     program("vgcfgrestore", "-f", str(text), GROUP)
     with pytest.raises(StorageError, match="lvmlockd"):

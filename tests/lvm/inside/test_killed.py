@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+import work
 from contract.lvm_bed import fresh_bed
-from work import Opened
+from work import Opened, Slow
 
-from ansible_collections.virt.storage.plugins.module_utils._algorithms import disks
+from ansible_collections.virt.storage.plugins.module_utils._algorithms import cache, disks
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner, Running
 
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
@@ -80,6 +84,23 @@ def test_killed_at_any_program_the_task_converges(kind: str) -> None:
             act(again)
             again.check("keep")
     assert died >= (12 if FULL else 3)
+
+
+@pytest.mark.parametrize("kind", ["thin", "thick"])
+def test_killed_in_mid_fill_the_image_is_begun_anew(kind: str) -> None:
+    argv = [sys.executable, "-B", str(Path(work.__file__)), kind, "fill"]
+    with fresh_bed(kind):
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as filling:
+            assert filling.stdout is not None
+            assert [filling.stdout.readline() for _piece in range(3)] == ["filling\n"] * 3
+            filling.kill()
+        again = Opened(kind)
+        begun = set(again.parts.volumes.inventory())
+        again.run(cache.fill(again.pool, cache.ImageWish("sha256:y", "other", Slow())))
+        assert len(begun) == 1
+        again.check()
+        assert len(again.live()) == 1
+        assert not begun & again.live().keys()
 
 
 def settled() -> None:

@@ -155,6 +155,18 @@ def test_old_bytes_are_seen_by_nobody(thick: LvmBed, tmp_path: Path) -> None:
     assert not [name for name in names() if name.startswith(SPARE)]
 
 
+def test_a_raw_volume_of_a_group_that_hosts_share_does_not_grow(thick: LvmBed) -> None:
+    """Clearing the space before takes a lock, which keeps off this host's programs alone."""
+    volume = recorded(thick, thick.disk(format="raw"))
+    thick.do(thick.volumes.allocate(volume, MIB))
+    shared = replace(thick.parts.volumes.group, shared=True)
+    thick.perform = Performer({POOL: Parts(thick.parts.records, ThickVolumes(shared, Runner()))})
+    before = lvs("lv_name", "lv_size")
+    with pytest.raises(StorageError, match="which hosts share"):
+        thick.do(thick.volumes.grow(volume, 2 * MIB))
+    assert lvs("lv_name", "lv_size") == before
+
+
 def test_a_thin_volume_never_shows_what_was_there(thin: LvmBed, tmp_path: Path) -> None:
     first = recorded(thin, thin.disk("first"))
     thin.do(thin.volumes.allocate(first, 16 * MIB))
@@ -214,6 +226,19 @@ def test_a_disk_that_ends_within_its_last_extent_grows_into_it(bed: LvmBed) -> N
     assert stat is not None
     assert stat.size == 3 * MIB + 512
     assert program("blockdev", "--getsize64", bed.at(volume)[1]).strip() == str(4 * MIB)
+
+
+def test_what_lvm_wrote_is_flushed_before_it_is_told(thick: LvmBed) -> None:
+    """LVM leaves its metadata in the cache of the disk, where power loss finds them."""
+
+    def flushes() -> int:
+        return int(Path("/sys/block/vdb/stat").read_text().split()[15])
+
+    volume = recorded(thick, thick.disk(format="raw"))
+    thick.do(thick.volumes.fill(volume, Literal(lambda: b"config")))
+    before = flushes()
+    assert thick.do(thick.volumes.grow(volume, 8192)).kind == "done"
+    assert flushes() > before
 
 
 def test_an_overlay_can_be_written_to_its_last_byte(thick: LvmBed) -> None:
