@@ -32,6 +32,7 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.contents impo
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import BLOCK, ContentDigest
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
     BadInput,
+    InUse,
     LostMetadata,
     OutOfSpace,
     SourceError,
@@ -327,6 +328,21 @@ def test_snapshots_of_others_stay(pool: Any) -> None:
     outcome = volumes.remove(image)
     assert (outcome.kind, "backup-1" in outcome.why) == ("refused", True)
     assert volumes.sealed(image)
+
+
+def test_a_disk_that_could_not_go_is_not_copied_to_another_pool(pool: Any) -> None:
+    volumes = pool.parts.volumes
+    disk = cloned(pool, volumes, filled(pool, volumes))
+    with volumes.disk_data(disk) as reader:
+        assert reader.size == MIB
+    with opened(pool, disk.name) as image:
+        image.create_snap("backup-1")
+    with pytest.raises(InUse, match="snapshots that others made: backup-1"), volumes.disk_data(disk):
+        pass
+    with opened(pool, disk.name) as image:
+        image.remove_snap("backup-1")
+    with volumes.disk_data(disk):
+        pass
 
 
 @pytest.mark.parametrize("lost", ["rbd_header.{id}", "rbd_id.{name}", "rbd_header.{id} rbd_id.{name}"])

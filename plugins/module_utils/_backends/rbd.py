@@ -39,7 +39,7 @@ from .._policy.disk_xml import Location
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
 from .rbd_pool import SNAPSHOT, RbdPool, is_sealed
-from .rbd_removal import LOOKS, Removal
+from .rbd_removal import LOOKS, Removal, refuse_bound
 
 try:
     import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -151,6 +151,7 @@ class RbdVolumes:
     def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
         """See Backend. Always all of it: what Ceph tells of a clone alone leaves out objects that were discarded."""
         with self._pool.open(volume, "read") as image:
+            refuse_bound(image, self._pool.spec(volume.name))
             yield RbdDisk(image)
 
     def others(self) -> Sequence[str]:
@@ -293,9 +294,8 @@ class RbdVolumes:
         flat = how == "copy"
         try:
             with told(f"clone the image {self._pool.spec(image.name)}"):
-                ioctx = self._pool.ioctx
                 try:
-                    rbd.RBD().clone(ioctx, image.name, SNAPSHOT, ioctx, volume.name)
+                    rbd.RBD().clone(self._pool.ioctx, image.name, SNAPSHOT, self._pool.ioctx, volume.name)
                 except rbd.ImageExists:
                     return self._made_before(volume, round_up(size), None if flat else image.name)
         except NotFound:

@@ -13,6 +13,7 @@ import errno
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .._ground.ceph import told
 from .._ground.errors import InUse, NotFound, OutOfSpace, StorageError
@@ -28,6 +29,23 @@ except ImportError:
 
 LOOKS = 1.0
 """Seconds between two looks."""
+
+
+def refuse_bound(image: Any, spec: str) -> None:
+    """Raise InUse where something else is made of an open image: it could not go when it was copied, and the copy would
+    not have its snapshots. ``spec`` is how the image is called."""
+    why = _bar(image)
+    if why:
+        raise InUse(f"The image {spec} cannot be moved: {why}. Remove what is made of it, and run the task again.")
+
+
+def _bar(image: Any) -> str:
+    """What else is made of an open image, empty for nothing. A clone that is in the trash can come back, and counts."""
+    children = list(image.list_children2())
+    if children:
+        return f"clones stand on it: {told_clones(children)}"
+    foreign = [snapshot["name"] for snapshot in image.list_snaps() if not is_ours(snapshot)]
+    return f"it has snapshots that others made: {', '.join(foreign)}" if foreign else ""
 
 
 @dataclass(frozen=True)
@@ -83,20 +101,12 @@ class Removal:
                 )
         return ALREADY
 
-    def _bar(self, volume: Volume) -> str:
-        """What else is made of the image. A clone that is in the trash can come back, and counts."""
-        with self.pool.open(volume) as image:
-            children = list(image.list_children2())
-            if children:
-                return f"clones stand on it: {told_clones(children)}"
-            foreign = [snapshot["name"] for snapshot in image.list_snaps() if not is_ours(snapshot)]
-            return f"it has snapshots that others made: {', '.join(foreign)}" if foreign else ""
-
     def _obstacle(self, volume: Volume) -> str:
         """What is made of the image or uses it, when the dead have had the time to be forgotten; empty for nothing."""
         until = time.monotonic() + self.patience
         while True:
-            why = self._bar(volume)
+            with self.pool.open(volume) as image:
+                why = _bar(image)
             if why:
                 return why
             seen, clients = self.pool.users(volume, self.guests)
