@@ -214,6 +214,32 @@ def test_a_stopped_pool_moves_and_a_running_one_does_not(four, refused, pool, pl
     assert os.path.isdir(pool["path"])
 
 
+def test_a_running_pool_that_was_defined_anew_is_left_alone_until_it_was_stopped(four, refused, task, pool, libvirtd):
+    name, path = pool["name"], pool["path"]
+    disks = [{"instance": "web1", "size": "1M", "blank": {}}]
+    made = four("instance_disk", pool=name, disks=disks).run["disks"]
+    defined, elsewhere = lookup(libvirtd, name).XMLDesc(0), path + "-elsewhere"
+    libvirtd.storagePoolDefineXML(defined.replace(f"<path>{path}<", f"<path>{elsewhere}<"), 0)
+    sentences = {
+        refused("libvirt_pool", name=name),
+        refused("libvirt_pool", name=name, state="absent", remove_contents=True),
+        refused("instance_disk", pool=name, disks=disks),
+        refused("cached_image", pools=[name], state="pruned"),
+        refused("disk_metadata", pool=name, state="verified"),
+    }
+    assert len(sentences) == 1
+    told = sentences.pop()
+    assert f"Pool {name} runs as dir, {path}, and was defined anew as dir, {elsewhere} meanwhile" in told
+    info = task("libvirt_pool_info", name=[name])
+    assert info["pools"][0]["path"] == path
+    assert told in str(info["warnings"])
+    assert not os.path.exists(elsewhere)
+
+    four("libvirt_pool", name=name, state="inactive")
+    four("libvirt_pool", name=name, path=path)
+    assert four("instance_disk", pool=name, disks=disks).run["disks"] == made
+
+
 def test_an_nfs_pool_is_defined_with_its_options(four, place, libvirtd):
     given = place.pool()
     netfs = {"host": "127.0.0.1", "export": "/x", "version": "4.2", "options": ["noatime", "hard"]}

@@ -39,7 +39,8 @@ REFRESH_PAUSE = 0.5
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """A pool as libvirt sees it. Sizes are bytes, as of libvirt's own last look; ``xml`` is what it starts with."""
+    """A pool as libvirt sees it. Sizes are bytes, as of libvirt's own last look; ``xml`` is what it runs with now, or
+    would start with, ``stored`` what it starts with next: another, where it was defined anew while it was active."""
 
     name: str
     uuid: str
@@ -50,6 +51,7 @@ class PoolStatus:
     allocation: int
     available: int
     xml: str
+    stored: str
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,8 @@ class Host(Secrets):
                 capacity=capacity,
                 allocation=allocation,
                 available=available,
-                xml=pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE if persistent else 0),
+                xml=pool.XMLDesc(0),
+                stored=pool.XMLDesc(libvirt.VIR_STORAGE_XML_INACTIVE if persistent else 0),
             )
 
     # Guests

@@ -82,6 +82,18 @@ def read(xml: str) -> Definition:
     )
 
 
+def defined_anew(live: str, stored: str) -> str:
+    """Why a pool that runs by the XML ``live`` is not to be worked with: by ``stored`` it will be somewhere else when
+    it starts next, and what is made now would be missing there. Empty where both say the same."""
+    runs, next_start = read(live), read(stored)
+    if runs == next_start:
+        return ""
+    return (
+        f"Pool {runs.name} runs as {runs}, and was defined anew as {next_start} meanwhile: stop it with libvirt_pool "
+        "state=inactive, then define it as it is to be, and start it."
+    )
+
+
 def write(definition: Definition, onto: str | None = None) -> str:
     """The XML for ``definition``; with ``onto``, that XML with the definition's parts changed in it."""
     root = ElementTree.fromstring(onto) if onto else ElementTree.Element("pool")

@@ -19,7 +19,7 @@ from .._policy.pool_group import GroupWish, checked_group
 from .._policy.pool_names import checked_path, shown
 from .._policy.pool_nfs import checked_nfs
 from .._policy.pool_plan import plan
-from .._policy.pool_xml import read
+from .._policy.pool_xml import defined_anew, read
 from .._policy.pools import Found, Wish
 from .._policy.sizes import parse_size
 from .pool_carrier import Carrier
@@ -60,6 +60,7 @@ def info(params: Fields, check_mode: bool) -> Fields:
     with connect(params["uri"], check_mode, warnings) as host:
         chosen = [status for status in host.pools() if not wanted or status.name in wanted]
         pools = [describe(status.name, status, found(host, status)) for status in chosen]
+        warnings += filter(None, (defined_anew(status.xml, status.stored) for status in chosen))
     return {"changed": False, "pools": pools, "warnings": warnings}
 
 

@@ -83,7 +83,7 @@ class Carrier:
         self.host.set_secret_value(secret.uuid, self.want.key or "")
 
     def _define(self) -> None:
-        self.host.define(write(self._wished, onto=self.status.xml if self.status else None))
+        self.host.define(write(self._wished, onto=self.status.stored if self.status else None))
 
     def _stop(self) -> None:
         if self._wished.group:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .._ground.command import Runner
+from .._ground.errors import StorageError
 from .._ground.libvirt_host import Host, PoolStatus, Use, beneath, using_any, within
 from .._ground.mounts import mounted_at
 from .._policy.pool_group import GroupWish
 from .._policy.pool_wished import wished_definition
-from .._policy.pool_xml import WITH_FOLDER, Definition, read
+from .._policy.pool_xml import WITH_FOLDER, Definition, defined_anew, read
 from .._policy.pools import Found, Wish
 from .kinds import Surroundings
 from .pool_cluster import is_known, keys, obstacle
@@ -34,6 +35,8 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     """The pool as it is, and whatever else its plan depends on."""
     pools = host.pools()
     status = next((pool for pool in pools if pool.name == want.name), None)
+    if status and want.state != "inactive" and (problem := defined_anew(status.xml, status.stored)):
+        raise StorageError(problem)
     have = found(host, status, ask=want.state == "defined")
     have = replace(have, keys=keys(host, want.name, have.definition))
     if want.state == "absent":

@@ -20,7 +20,7 @@ from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
 from .._policy.pool_names import shown
-from .._policy.pool_xml import read
+from .._policy.pool_xml import defined_anew, read
 from .._records.folder import OWNER
 from .._records.types import Volume
 from .kinds import KINDS, LEASE, Surroundings, open_parts
@@ -49,7 +49,8 @@ class Session:
 
         None where there are no records and none are to be made, and in check mode also, with a warning, where the pool
         does not exist: an earlier task that makes it has not really run.
-        Raises NotFound where there is no such pool, StorageError where it is not active or of no type of ours.
+        Raises NotFound where there is no such pool, StorageError where it is not active, of no type of ours, or was
+        defined anew as another while it ran.
         """
         if name not in self._pools:
             status = self._active(name)
@@ -76,6 +77,8 @@ class Session:
             problem = f"There is no pool {shown(name)}: make it with libvirt_pool first."
         if problem and not self._lenient:
             raise (StorageError if status else NotFound)(problem)
+        if status and (differs := defined_anew(status.xml, status.stored)):
+            raise StorageError(differs)
         if problem:
             self.warnings.append(f"{problem} Check mode goes on as if an earlier task did.")
         return status
