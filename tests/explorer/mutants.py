@@ -282,7 +282,7 @@ MUTANTS = (
         "cache",
         "        await pool.records.create(image, State.FILLING)\n",
         """        await pool.records.create(image, State.FILLING)
-        await pool.records.release(lock)
+        await pool.records.release(f"fill+{key_hash(wish.key)}+0")
         await pool.records.release(pool.owner)
 """,
         ("two fills", "three fills"),

@@ -78,13 +78,14 @@ async def fill(pool: Pool, wish: ImageWish) -> Cached:
         if isinstance(turn, Image):
             await pool.records.sync()
             return Cached(turn, made=False)
-        found = await look_up(pool, wish.key)
-        if found is None:
-            made = await _fill_now(pool, wish, turn)
-            if made is not None:
-                return Cached(made, made=True)
-        else:
-            await pool.records.release(turn)
+        try:
+            made = await _fill_now(pool, wish) if await look_up(pool, wish.key) is None else None
+        except StorageError:
+            await pool.records.release(turn)  # or the next in this process would wait for ever, as we go on beating
+            raise
+        await pool.records.release(turn)
+        if made is not None:
+            return Cached(made, made=True)
 
 
 async def _turn(pool: Pool, key: str) -> str | Image:
@@ -96,8 +97,12 @@ async def _turn(pool: Pool, key: str) -> str | Image:
             return found
         lock = "fill+%s+%d" % (key_hash(key), generation)
         if await pool.records.hold(lock):
-            await pool.records.probe()
-            await _let_others_finish(pool, key)
+            try:
+                await pool.records.probe()
+                await _let_others_finish(pool, key)
+            except StorageError:
+                await pool.records.release(lock)
+                raise
             return lock
         if await outlived(pool, lock) and await pool.records.pulse(lock) is not None:
             generation += 1
@@ -117,13 +122,15 @@ async def _let_others_finish(pool: Pool, key: str) -> None:
                 owner = (await pool.records.read(record_id)).owner
             except LostMetadata:
                 continue
+            if owner == pool.owner:
+                continue  # it failed and could not be taken back: nobody fills here but who has the lock
             while not await outlived(pool, owner):
                 if await state_of(pool, record_id) is not State.FILLING:
                     break
 
 
-async def _fill_now(pool: Pool, wish: ImageWish, lock: str) -> Image | None:
-    """Fill, publish, let the lock go; None when somebody took us for dead."""
+async def _fill_now(pool: Pool, wish: ImageWish) -> Image | None:
+    """Fill and publish; None when somebody took us for dead."""
     record_id = image_id(wish.name, wish.key, await pool.host.fresh())
     image = Image(
         id=record_id,
@@ -141,11 +148,8 @@ async def _fill_now(pool: Pool, wish: ImageWish, lock: str) -> Image | None:
         await pool.records.note(image.id, "seal", facts)
     except StorageError:
         await withdraw(pool, image, State.FILLING)
-        await pool.records.release(lock)
         raise
-    published = await settle(pool, image, State.FILLING, State.READY)
-    await pool.records.release(lock)
-    return image if published else None
+    return image if await settle(pool, image, State.FILLING, State.READY) else None
 
 
 async def retire(pool: Pool, image: Image, state: State) -> Disposed:
