@@ -106,7 +106,7 @@ def main():
     backend = imagebackend.Backend(use_cow=wish.get("use_cow", True))
     made = []
     for number, each in enumerate(wish["instances"]):
-        instance = objects.Instance(uuid=each["uuid"], id=number + 1, project_id="p")
+        instance = objects.Instance(uuid=each["uuid"], id=number + 1, project_id="p", ephemeral_key_uuid=None)
         os.makedirs(os.path.join(wish["root"], each["uuid"]), exist_ok=True)
         for disk in each["disks"]:
             image = make_disk(wish, backend, instance, disk)
