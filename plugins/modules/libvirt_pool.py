@@ -70,8 +70,8 @@ options:
         not mounted.
       - Two pools cannot have the same folder.
       - It can be changed only while the pool is stopped or is being stopped, because a running pool is not redefined.
-        One that somebody else defined anew while it ran is refused by every module until it was stopped.
-        The volumes are not moved.
+        The volumes are not moved. A pool that somebody else defined anew while it ran is refused by every module until
+        it was stopped.
     type: path
   netfs:
     description:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.disks import delete
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool import Pool
 from ansible_collections.virt.storage.plugins.module_utils._backends.file import FileVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner, Running
@@ -349,6 +351,27 @@ def test_an_adopted_file_can_keep_its_name(pool: FileBed) -> None:
     assert pool.do(pool.volumes.adopt("old.qcow2", volume))
     assert not pool.do(pool.volumes.leave("old.qcow2", volume))
     assert found.read_bytes() == DATA
+
+
+def test_a_file_that_took_the_place_of_an_adopted_one_is_not_removed(pool: FileBed) -> None:
+    found = Path(pool.root, "old.qcow2")
+    found.write_bytes(DATA)
+    disk = pool.disk()
+    disk = replace(disk, volume=Volume("old.qcow2", "qcow2", str(found.stat().st_ino)))
+    recorded(pool, disk)
+    assert pool.do(pool.records.swap(disk.id, State.PENDING, State.READY))
+    kept = found.rename(Path(pool.root, "kept"))
+    found.write_bytes(b"another")
+    algorithms = Pool(POOL, pool.parts.volumes.capabilities(), disk.owner)
+    with pytest.raises(LostMetadata, match="is not the one that the disk root of web adopted"):
+        pool.run_all([delete(algorithms, disk)])[0].unwrap()
+    assert pool.do(pool.records.states()).state(disk.id) is State.READY
+    # What was begun before it was replaced comes to its end, and leaves the other alone.
+    assert pool.do(pool.records.swap(disk.id, State.READY, State.DELETING))
+    assert pool.run_all([delete(algorithms, disk)])[0].unwrap()
+    assert pool.do(pool.records.states()).state(disk.id) is State.GONE
+    assert found.read_bytes() == b"another"
+    assert kept.exists()
 
 
 def test_another_file_than_was_meant_is_not_adopted(pool: FileBed, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .._backends.contract import Capabilities
@@ -293,7 +293,8 @@ async def flatten(pool: Pool, disk: Disk) -> bool:
 
 
 async def delete(pool: Pool, disk: Disk) -> bool:
-    """Remove the disk. Whether it was there. Refused while anything uses it."""
+    """Remove the disk. Whether it was there. Refused while anything uses it, and where another volume stands at the
+    name of the one that was adopted."""
     users = await pool.volumes.users(disk.volume)
     if users:
         raise InUse(
@@ -308,9 +309,24 @@ async def delete(pool: Pool, disk: Disk) -> bool:
             return True
         if state not in USABLE or state is None:
             return False
+        await refuse_replaced(pool, disk)
         if await pool.records.swap(disk.id, state, State.DELETING):
             await finish(pool, disk, State.DELETING)
             return True
+
+
+async def refuse_replaced(pool: Pool, disk: Disk) -> None:
+    """Raise LostMetadata where another volume stands at the name of the one that was adopted. Only its native id is
+    looked at: what stands there need not be of the format that the record says."""
+    if not disk.volume.adopted:
+        return
+    stat = await pool.volumes.stat(replace(disk.volume, format="raw"))
+    if stat is not None and stat.native != disk.volume.adopted:
+        raise LostMetadata(
+            f"The volume {disk.volume} is not the one that the disk {disk.role} of {disk.instance} adopted: bring that "
+            "one back, or stop managing the disk with disk_metadata state=absent, which leaves the volume.",
+            id=disk.id,
+        )
 
 
 async def release(pool: Pool, disk: Disk) -> bool:

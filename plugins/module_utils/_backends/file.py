@@ -358,6 +358,9 @@ class FileVolumes:
                 continue
             path = self._folder.path(volume.name)
             try:
+                if volume.adopted and str(os.lstat(path).st_ino) != volume.adopted:
+                    outcomes.append(ALREADY)  # what was adopted is gone, and this is somebody else's
+                    continue
                 unlink(path)
                 outcomes.append(DONE)
             except FileNotFoundError:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from .._algorithms.cache import fill, look_up
-from .._algorithms.disks import DiskWish, delete, flatten, format_for, grow, make
+from .._algorithms.disks import DiskWish, delete, flatten, format_for, grow, make, refuse_replaced
 from .._algorithms.moving import Moved
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk_by_id
@@ -269,11 +269,11 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
             inventory, listing = look_at_volumes(session.run, pool), session.run(listing_of(pool))
             slots = {order.slot for order in ordered if order.want.pool == name}
             refuse_lost(session.run, pool, inventory, listing, slots)
-            disks = _see_all(session, pool, _meant(listing, slots))
+            disks = _see_all(session, pool, listing, slots)
             left = left_over(session, pool, disks, slots)
             if left and not session.check_mode:
                 settle_left(session, left)
-                disks = _see_all(session, pool, _meant(session.run(listing_of(pool)), slots))
+                disks = _see_all(session, pool, session.run(listing_of(pool)), slots)
             finished += [each.plan() for each in left]
             gone = superseded(left, name)
             going.append((pool, [disk for disk in disks if (disk.instance, disk.role) not in gone]))
@@ -287,8 +287,8 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
     return {**removals.to_result(), "disks": []}
 
 
-def _see_all(session: Session, pool: Pool, ids: Sequence[str]) -> list[Disk]:
-    ended = session.run_all([_see_to_remove(pool, record_id) for record_id in ids])
+def _see_all(session: Session, pool: Pool, listing: Listing, slots: Collection[Slot]) -> list[Disk]:
+    ended = session.run_all([_see_to_remove(pool, each, listing.state(each)) for each in _meant(listing, slots)])
     first_error(ended)
     return [each.value for each in ended]
 
@@ -304,8 +304,9 @@ def _meant(listing: Listing, slots: Collection[Slot]) -> list[str]:
     return sorted(found)
 
 
-async def _see_to_remove(pool: Pool, record_id: str) -> Disk:
-    """The disk, if nothing uses it. A missing volume or image is no bar to removing what is left."""
+async def _see_to_remove(pool: Pool, record_id: str, state: State | None) -> Disk:
+    """The disk, if nothing uses it and it is what its record says. A missing volume or image is no bar to removing
+    what is left."""
     disk = await pool.records.read(record_id)
     if not isinstance(disk, Disk):
         raise NotFound(f"The record of {record_id} is not that of a disk.")
@@ -316,6 +317,8 @@ async def _see_to_remove(pool: Pool, record_id: str) -> Disk:
             "then remove the disk.",
             volume=disk.volume.name,
         )
+    if state in USABLE:
+        await refuse_replaced(pool, disk)
     return disk
 
 
