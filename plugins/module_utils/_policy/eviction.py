@@ -20,6 +20,7 @@ from typing import Any
 from .._ground.errors import BadInput
 from .sizes import counted, in_words, parse_size
 
+DIGITS = 18
 SIZES = ("max_bytes", "min_free")
 NUMBERS = ("max_count", "max_age")
 
@@ -70,9 +71,10 @@ def parse_limits(given: Mapping[str, Any]) -> dict[str, int]:
             continue
         if name in SIZES and str(value).strip() != "0":
             value = parse_size(value, f"cache limit {name}")
-        if int(value) < 0:
-            raise BadInput(f"The cache limit {name} cannot be {value}: give a number above 0, or 0 for no limit.")
-        limits[name] = int(value)
+        shown = str(value).strip()
+        if not (shown.isdecimal() and len(shown) <= DIGITS):
+            raise BadInput(f"The cache limit {name} cannot be {shown[:40]}: give a number above 0, or 0 for no limit.")
+        limits[name] = int(shown)
     return limits
 
 

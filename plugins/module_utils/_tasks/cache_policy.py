@@ -17,7 +17,7 @@ from .._algorithms.cache import Disposed, retire
 from .._algorithms.pool import Pool
 from .._algorithms.reclaim import Debris, Reclaimed, find_debris, reclaim
 from .._algorithms.survey import ABOUT_POOL, SeenImage, labels, listing_of
-from .._ground.errors import NotFound, StorageError
+from .._ground.errors import BadInput, LostMetadata, NotFound, StorageError
 from .._policy.eviction import CachedImage, Limits, Verdict, judge, parse_limits, shortfall
 from .._policy.plan import Action, Fields, Plan
 from .._policy.sizes import counted, in_words
@@ -91,8 +91,7 @@ def prune_plan(cache: Cache) -> Plan:
 
 async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> Cache:
     """What is in the cache, and what should become of it. What reclaiming frees counts as free already."""
-    config = (await pool.records.notes(ABOUT_POOL)).get("config", {})
-    kept = config.get("limits")
+    kept = (await pool.records.notes(ABOUT_POOL)).get("config", {}).get("limits")
     _capacity, free = await pool.volumes.capacity()
     debris = await find_debris(pool)
     leaving = {each.record_id: each.record for each in debris if each.due}
@@ -106,13 +105,27 @@ async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> 
     for record in leaving.values():
         stat = await pool.volumes.stat(record.volume) if record is not None and not record.volume.adopted else None
         free += stat.allocated if stat is not None else 0
-    limits = Limits(free=free, **{**parse_limits(kept if isinstance(kept, dict) else {}), **stated})
+    limits = Limits(free=free, **{**_kept_limits(pool, kept), **stated})
     own: dict[str, dict[str, Fields]] = {}
     for name, facts in named.items():
         own.setdefault(str(facts.get("id")), {})[name] = dict(facts)
     judged = [_as_policy(seen, own.get(seen.image.id, {})) for seen in images]
     verdicts = judge(judged, limits, wanted, time.time())
     return Cache(pool, limits, images, verdicts, debris)
+
+
+def _kept_limits(pool: Pool, kept: object) -> dict[str, int]:
+    """The limits that the pool keeps about itself. Raises LostMetadata for what is none: without one, images would stay
+    or go that should not."""
+    if kept is None:
+        return {}
+    try:
+        if isinstance(kept, dict):
+            return parse_limits(kept)
+        why = "What it keeps are no limits by name."
+    except BadInput as error:
+        why = error.message
+    raise LostMetadata(f"Pool {pool.name} keeps a limit of its cache that is none, set it with libvirt_pool: {why}")
 
 
 def _prune(session: Session, cache: Cache) -> Pruned:

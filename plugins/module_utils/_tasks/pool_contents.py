@@ -78,7 +78,8 @@ def remove_contents(definition: Definition, around: Surroundings) -> None:
 
 
 def _config(parts: Parts) -> dict[str, Any]:
-    return dict(parts.records.notes(POOL).get(CONFIG, {}))
+    config = parts.records.notes(POOL).get(CONFIG, {})
+    return {name: facts for name, facts in config.items() if isinstance(facts, dict)}  # anything else can be set anew
 
 
 def _unrecorded(parts: Parts, listing: Listing) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -193,7 +193,17 @@ def test_limits_as_people_write_them():
     assert parse_limits({"max_bytes": "0", "min_free": 1024}) == {"max_bytes": 0, "min_free": 1024}
 
 
-@pytest.mark.parametrize("given", [{"max_bytes": "10X"}, {"min_free": "-1"}, {"max_count": -1}, {"max_age": -5}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"max_bytes": "10X"},
+        {"min_free": "-1"},
+        {"max_count": -1},
+        {"max_age": -5},
+        {"max_count": "many"},
+        {"max_age": [1]},
+    ],
+)
 def test_limits_that_cannot_be_meant_are_refused_by_name(given):
     with pytest.raises(BadInput, match=next(iter(given))):
         parse_limits(given)
