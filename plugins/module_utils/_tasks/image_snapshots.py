@@ -24,6 +24,7 @@ from .pool_cluster import CONF, KEYRING, text_of
 from .session import Session
 
 _OF_GLANCE = re.compile(r"rbd://(?P<fsid>[^/]+)/(?P<pool>[^/]+)/(?P<image>[^/]+)/(?P<snapshot>[^/]+)")
+_OF_OTHERS = ("checksum", "headers", "username", "password", "client_cert", "client_key", "ca_path", "refresh")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def is_snapshot(source: str | None) -> bool:
 def snapshot_spec(entry: Fields) -> SnapshotSpec:
     """The snapshot that an entry of ``images`` names, or BadInput."""
     source, name = str(entry["source"]), entry["name"]
-    for option in ("checksum", "headers", "username", "client_cert", "ca_path", "refresh"):
+    compressed = entry["compression"] not in ("auto", "none")
+    for option in (*_OF_OTHERS, *(["compression"] if compressed else [])):
         if entry[option]:
             raise BadInput(f"The image {name} comes from Ceph, where {option} means nothing: leave it out.")
     if entry["format"] not in (None, "raw"):

@@ -18,7 +18,7 @@ from .._ground.bounds import Bounds
 from .._ground.command import Beat
 from .._ground.contents import Content, Incoming
 from .._ground.digest import BLOCK
-from .._ground.errors import BadInput, NotFound
+from .._ground.errors import BadInput, LostMetadata, NotFound
 from .._ground.opening import expected_checksum, open_source
 from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.sources import SourceSpec
@@ -78,7 +78,8 @@ class Wanted:
 
     def served_by(self, image: Image, seal: Fields, identity: str) -> bool:
         """Whether ``image``, which the name stands for now, is what is wanted: the bytes that are, or the same
-        source where nobody says which bytes. ``seal`` are the facts of its intake, ``identity`` its source's."""
+        source where nobody says which bytes. ``seal`` are the facts of its intake, ``identity`` its source's. Raises
+        LostMetadata where they are none."""
         if image.key == self.key:
             return True
         if not image.key.endswith(f"+{self.spec.format}"):
@@ -86,7 +87,13 @@ class Wanted:
         if not self.digest:
             return identity == self.identity
         algorithm, _unused, digits = self.digest.partition(":")
-        return bool(seal.get("source_digests", {}).get(algorithm) == digits)
+        known = seal.get("source_digests", {})
+        if not isinstance(known, dict):
+            raise LostMetadata(
+                f"The facts of {image.id} do not say the digests of its source by algorithm: take the image out of "
+                "use with cached_image state=absent, and bring it in anew."
+            )
+        return bool(known.get(algorithm) == digits)
 
 
 def wanted_images(session: Session, params: Fields) -> list[Wanted]:
@@ -174,6 +181,9 @@ def _spec(entry: Fields) -> SourceSpec:
         raise BadInput(
             f"The image {name} lacks {' and '.join(missing)}: say where it comes from and what format it has."
         )
+    for option in ("ceph", "flatten"):
+        if entry[option]:
+            raise BadInput(f"The image {name} does not come from Ceph, and {option} means nothing then: leave it out.")
     for option in ("client_key", "password"):
         other = {"client_key": "client_cert", "password": "username"}[option]
         if entry[option] and not entry[other]:
