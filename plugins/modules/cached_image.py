@@ -321,13 +321,16 @@ plan:
       type: str
       sample: bring image debian-12 into pool hdd by what is read for pool ssd
     bytes_to_read:
-      description: How many bytes the step reads, estimated. V(0) when nobody can tell before.
+      description:
+        - How many bytes of data the step reads. None where only a run can tell, as for a source behind a URL.
       type: int
-      sample: 0
+      sample: 1261637632
     bytes_to_write:
-      description: How many bytes the step writes, estimated. V(0) when nobody can tell before.
+      description:
+        - How many bytes of data the step writes, without zeroes; more than it then turns out to be where a source has
+          zeroes stored as data. None where only a run can tell. Metadata and what is staged do not count.
       type: int
-      sample: 428029952
+      sample: 1261637632
     strategy:
       description:
         - The way that was chosen. V(source) reads the source, V(shared) gets what is read for another pool, V(sibling)
@@ -340,6 +343,32 @@ plan:
       returned: sometimes
       type: str
       sample: its source is read once, for pool ssd, too
+    takes:
+      description:
+        - By how many bytes there is less free in each pool afterwards, by its name; negative where there is more.
+      returned: for steps that have to do with room
+      type: dict
+      sample:
+        ssd: 1261637632
+fill_after:
+  description:
+    - For each step of RV(plan), the pools that it is about with their C(capacity) and what is C(free) after the step,
+      in bytes. What is free is None where that cannot be told before.
+  returned: success, but not with O(state=verified)
+  type: list
+  elements: dict
+  sample:
+    - ssd:
+        capacity: 1099511627776
+        free: 824633720832
+counted:
+  description: For each step of RV(plan), how many bytes of data it read and wrote, C(bytes_read) and C(bytes_written).
+  returned: success, not in check mode, with O(state=present) and O(state=absent)
+  type: list
+  elements: dict
+  sample:
+    - bytes_read: 1261637632
+      bytes_written: 1261637632
 images:
   description:
     - With O(state=present) the images that were asked for, one for each pool.

@@ -441,13 +441,16 @@ plan:
       type: str
       sample: make disk root of web1 in pool ssd (20.0 GiB, overlay of image debian-12)
     bytes_to_read:
-      description: How many bytes the step reads at most, as far as that is known before.
+      description:
+        - How many bytes of data the step reads. None where only a run can tell, as for a source behind a URL.
       type: int
-      sample: 0
+      sample: 1261637632
     bytes_to_write:
-      description: How many bytes the step writes at most, as far as that is known before.
+      description:
+        - How many bytes of data the step writes, without zeroes; more than it then turns out to be where a source has
+          zeroes stored as data. None where only a run can tell. Metadata and what is staged do not count.
       type: int
-      sample: 0
+      sample: 1261637632
     strategy:
       description: How a disk is made, or moved, V(delta) or V(whole).
       returned: for disks of images, imports and moves
@@ -458,6 +461,32 @@ plan:
       returned: sometimes
       type: str
       sample: a qcow2 overlay costs the same whatever the size of its image
+    takes:
+      description:
+        - By how many bytes there is less free in each pool afterwards, by its name; negative where there is more.
+      returned: for steps that have to do with room
+      type: dict
+      sample:
+        ssd: 1261637632
+fill_after:
+  description:
+    - For each step of RV(plan), the pools that it is about with their C(capacity) and what is C(free) after the step,
+      in bytes. What is free is None where that cannot be told before.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - ssd:
+        capacity: 1099511627776
+        free: 824633720832
+counted:
+  description: For each step of RV(plan), how many bytes of data it read and wrote, C(bytes_read) and C(bytes_written).
+  returned: success, not in check mode
+  type: list
+  elements: dict
+  sample:
+    - bytes_read: 1261637632
+      bytes_written: 1261637632
 disks:
   description:
     - The disks of the task in its order, as they are now, or in check mode as they would be.

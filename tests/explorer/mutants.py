@@ -71,7 +71,7 @@ MUTANTS = (
     if why is None:
         try:
             await pool.records.sync()
-            outcome = await _volume(pool, wish, disk, image)
+            outcome, facts = await _volume(pool, wish, disk, image)
 """,
         """    listing = await pool.records.states()
     lost = ()
@@ -79,7 +79,7 @@ MUTANTS = (
     if why is None:
         try:
             await pool.records.sync()
-            outcome = await _volume(pool, wish, disk, image)
+            outcome, facts = await _volume(pool, wish, disk, image)
             if disk.backing is not None:
                 await pool.records.refer(disk.backing, disk.id)
 """,
@@ -103,9 +103,9 @@ MUTANTS = (
         "clone trusts a ready that is not durable",
         "disks",
         """            await pool.records.sync()
-            outcome = await _volume(pool, wish, disk, image)
+            outcome, facts = await _volume(pool, wish, disk, image)
 """,
-        """            outcome = await _volume(pool, wish, disk, image)
+        """            outcome, facts = await _volume(pool, wish, disk, image)
 """,
         ("fill, clone", "fill, clone, reclaim"),
     ),
@@ -137,9 +137,9 @@ MUTANTS = (
         "volume before record",
         "cache",
         """        await pool.records.create(image, State.FILLING)
-        facts = await pool.volumes.fill(image.volume, wish.source)
+        facts: Facts = await pool.volumes.fill(image.volume, wish.source)
 """,
-        """        facts = await pool.volumes.fill(image.volume, wish.source)
+        """        facts: Facts = await pool.volumes.fill(image.volume, wish.source)
         await pool.records.create(image, State.FILLING)
 """,
         ("two fills",),
@@ -220,11 +220,11 @@ MUTANTS = (
     Mutant(
         "flat before the data is",
         "disks",
-        """        outcome = await pool.volumes.flatten(disk.volume)
+        """        outcome: Outcome = await pool.volumes.flatten(disk.volume)
         if not outcome:
 """,
         """        await pool.records.swap(disk.id, State.READY, State.FLAT)
-        outcome = await pool.volumes.flatten(disk.volume)
+        outcome: Outcome = await pool.volumes.flatten(disk.volume)
         if not outcome:
 """,
         ("flatten, retire",),

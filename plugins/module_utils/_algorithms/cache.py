@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .._ground.errors import Busy, LostMetadata, StorageError
+from .._ground.ops import Facts
 from .._records.contract import Listing
 from .._records.types import Image, State, image_id, key_hash
 from . import rules
@@ -33,10 +34,11 @@ class ImageWish:
 
 @dataclass(frozen=True)
 class Cached:
-    """A ready image, and whether this call made it."""
+    """A ready image, whether this call made it, and then what its fill told."""
 
     image: Image
     made: bool
+    facts: Facts = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ async def fill(pool: Pool, wish: ImageWish) -> Cached:
             raise
         await pool.records.release(turn)
         if made is not None:
-            return Cached(made, made=True)
+            return made
 
 
 async def _turn(pool: Pool, key: str) -> str | Image:
@@ -129,7 +131,7 @@ async def _let_others_finish(pool: Pool, key: str) -> None:
                     break
 
 
-async def _fill_now(pool: Pool, wish: ImageWish) -> Image | None:
+async def _fill_now(pool: Pool, wish: ImageWish) -> Cached | None:
     """Fill and publish; None when somebody took us for dead."""
     record_id = image_id(wish.name, wish.key, await pool.host.fresh())
     image = Image(
@@ -143,13 +145,13 @@ async def _fill_now(pool: Pool, wish: ImageWish) -> Image | None:
     )
     try:
         await pool.records.create(image, State.FILLING)
-        facts = await pool.volumes.fill(image.volume, wish.source)
+        facts: Facts = await pool.volumes.fill(image.volume, wish.source)
         await pool.volumes.seal(image.volume)
         await pool.records.note(image.id, "seal", facts)
     except StorageError:
         await withdraw(pool, image, State.FILLING)
         raise
-    return image if await settle(pool, image, State.FILLING, State.READY) else None
+    return Cached(image, True, facts) if await settle(pool, image, State.FILLING, State.READY) else None
 
 
 async def retire(pool: Pool, image: Image, state: State) -> Disposed:

@@ -14,7 +14,7 @@ from typing import Any
 
 from .._backends.contract import Capabilities
 from .._ground.errors import BadInput, Busy, InUse, LostMetadata, NewerSchema, NotFound, StorageError
-from .._ground.ops import Outcome
+from .._ground.ops import Facts, Outcome
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, Image, State, Volume, disk_id, taken_apart
 from . import rules
@@ -60,10 +60,11 @@ def format_for(wish: DiskWish, capabilities: Capabilities) -> str:
 
 @dataclass(frozen=True)
 class Made:
-    """A ready disk, and whether this call made it."""
+    """A ready disk, whether this call made it, and what that took: ``bytes_read`` and ``bytes_written``."""
 
     disk: Disk
     made: bool
+    facts: Facts = field(default_factory=dict)
 
 
 async def make(pool: Pool, wish: DiskWish) -> Made:
@@ -104,7 +105,7 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
     if why is None:
         try:
             await pool.records.sync()
-            outcome = await _volume(pool, wish, disk, image)
+            outcome, facts = await _volume(pool, wish, disk, image)
         except StorageError:
             await withdraw(pool, disk, State.PENDING)
             raise
@@ -113,7 +114,7 @@ async def _attempt(pool: Pool, wish: DiskWish) -> Made | str:
             if independent and disk.backing is not None:
                 await pool.records.unrefer(disk.backing, disk.id)
             await _leave(pool, wish, disk)
-            return Made(disk, made=True)
+            return Made(disk, True, facts)
         why = outcome.why or "it was taken for dead and reclaimed"
         if not outcome and await _stands(pool, image):
             await withdraw(pool, disk, State.PENDING)
@@ -230,17 +231,18 @@ async def _named_by_another(pool: Pool, disk: Disk, listing: Listing) -> str | N
     return None
 
 
-async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -> Outcome:
-    """Make the volume that the record promises."""
+async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -> tuple[Outcome, Facts]:
+    """Make the volume that the record promises; gives what that took, too."""
     if wish.native:
-        return await pool.volumes.adopt(wish.found, disk.volume)
+        return await pool.volumes.adopt(wish.found, disk.volume), {}
     if image is not None:
-        return await pool.volumes.clone(image.volume, disk.volume, disk.size, disk.strategy)
+        outcome: Outcome = await pool.volumes.clone(image.volume, disk.volume, disk.size, disk.strategy)
+        return outcome, {"bytes_read": outcome.copied, "bytes_written": outcome.copied}
     if wish.source is not None:
-        facts: dict[str, Any] = await pool.volumes.fill(disk.volume, wish.source)
+        facts: Facts = await pool.volumes.fill(disk.volume, wish.source)
         await pool.records.note(disk.id, "seal", facts)
-        return await pool.volumes.grow(disk.volume, max(disk.size, int(facts["size"])))
-    return await pool.volumes.allocate(disk.volume, disk.size)
+        return await pool.volumes.grow(disk.volume, max(disk.size, int(facts["size"]))), facts
+    return await pool.volumes.allocate(disk.volume, disk.size), {}
 
 
 async def _leave(pool: Pool, wish: DiskWish, disk: Disk) -> None:
@@ -267,14 +269,14 @@ async def grow(pool: Pool, disk: Disk, size: int) -> bool:
     return outcome.kind == "done"
 
 
-async def flatten(pool: Pool, disk: Disk) -> bool:
-    """Make the disk independent of its image. Whether anything changed.
+async def flatten(pool: Pool, disk: Disk) -> int | None:
+    """Make the disk independent of its image; gives the bytes that were copied for it, None where nobody counted them.
 
     The data is durable before the state says ``flat``; the reference goes last.
     """
     state = await state_of(pool, disk.id)
     if state is State.READY and disk.backing is not None:
-        outcome = await pool.volumes.flatten(disk.volume)
+        outcome: Outcome = await pool.volumes.flatten(disk.volume)
         if not outcome:
             raise InUse(
                 f"The disk {disk.role} of {disk.instance} cannot be flattened: {outcome.why}. "
@@ -285,11 +287,11 @@ async def flatten(pool: Pool, disk: Disk) -> bool:
             if state is not State.FLAT:
                 raise NotFound(f"The disk {disk.id} was removed while it was flattened.")
         await pool.records.unrefer(disk.backing, disk.id)
-        return True
+        return outcome.copied
     if state is State.FLAT and disk.backing is not None:
         await pool.records.sync()
         await pool.records.unrefer(disk.backing, disk.id)
-    return False
+    return 0
 
 
 async def delete(pool: Pool, disk: Disk) -> bool:

@@ -87,6 +87,11 @@ def marks(names: Iterable[str]) -> list[Mark]:
     return [Mark(copy, pool) for copy, at, pool in split if at and pool and is_id(copy)]
 
 
+async def marks_in(pool: Pool) -> list[Mark]:
+    """The marks of the moves out of a pool that are not at their end."""
+    return marks(await pool.records.references(MOVES))
+
+
 def moved_from(disk: Disk) -> tuple[str, str]:
     """The pool, and the id there, of what the disk was copied from; empty where it was never moved."""
     moved = disk.origin.get("moved")

@@ -37,6 +37,7 @@ class Capabilities:
     ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
     to be told of the image under its disk, ``deltas`` whether a disk tells what it has of its own over its image, and
     a clone takes that from another. The guest of a disk in a format of ``keeps_space`` must not give space back.
+    ``thick`` tells whether a volume takes its whole size from the pool at once.
     """
 
     backend: str
@@ -49,6 +50,7 @@ class Capabilities:
     spells_backing: bool = True
     deltas: bool = False
     keeps_space: frozenset[str] = frozenset()
+    thick: bool = False
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""
@@ -81,11 +83,13 @@ class Stat:
 @dataclass(frozen=True)
 class Route:
     """How a content comes into a pool. ``strategy`` is ``source`` where it is read, ``clone`` where it is not, and
-    then ``reason`` says why; ``staging`` is the folder in which all of it is kept on its way, if any."""
+    then ``reason`` says why, and ``copies`` whether its data is copied nevertheless, by the storage; ``staging`` is the
+    folder in which all of it is kept on its way, if any."""
 
     strategy: str = "source"
     reason: str = ""
     staging: str = ""
+    copies: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +230,9 @@ class Backend(Protocol):
     def disk_data(self, volume: Volume, own: bool = False) -> AbstractContextManager[DiskReader]:
         """A disk that nobody uses, open for reading and, as far as the storage can, kept from guests meanwhile: all of
         it or, with ``own``, what it has over its image. Raises InUse or NotFound."""
+
+    def to_flatten(self, volume: Volume) -> int | None:
+        """How many bytes ``flatten`` would copy; None where that cannot be told."""
 
     def others(self) -> Sequence[str]:
         """Names of what stands in the pool and is no volume, nor anything of ours."""

@@ -28,17 +28,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from .._ground.command import Limits, Runner
 from .._ground.contents import Content, FileReader, FileSink, Incoming, Means, RawReader
-from .._ground.disk_data import DiskReader, keep_still, own_data, qcow2_disk, raw_disk
+from .._ground.disk_data import DiskReader, keep_still, own_amount, own_data, qcow2_disk, raw_disk
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import share_extents
 from .._ground.immutable import is_immutable, set_immutable, unlink
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
-from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, copied, refused
 from .._ground.qcow2 import read_header, read_size
 from .._ground.qcow2_clusters import OverlaySink
-from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
+from .._ground.qcow2_detach import copy_up, drop_pointer, image_below, to_copy_up
 from .._ground.staging import sweep_staging
 from .._ground.usage import users_of_files
 from .._policy.disk_xml import Location
@@ -170,6 +170,13 @@ class FileVolumes:
     def others(self) -> Sequence[str]:
         """See Backend."""
         return self._folder.others(PRIVATE, "lost+found")
+
+    def to_flatten(self, volume: Volume) -> int | None:
+        """See Backend."""
+        with contextlib.ExitStack() as stack:
+            descriptor = stack.enter_context(self._folder.open(volume, os.O_RDONLY))
+            image = self._open_below(volume, stack) if volume.format == "qcow2" else None
+            return 0 if image is None else to_copy_up(descriptor, str(volume), image)
 
     # Looking
 
@@ -321,15 +328,21 @@ class FileVolumes:
         if image is None:
             return ALREADY
         path = self._folder.path(volume.name)
+        before = self._own_amount(volume)
         copy_up(path, image, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
         sync_files([path])
+        after = self._own_amount(volume)
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
         with self._folder.open(volume, os.O_RDWR) as descriptor:
             keep_still(descriptor, f"The volume {volume}")  # a guest that starts now would write the old header back
             drop_pointer(descriptor, str(volume))
-        return DONE
+        return copied(None if before is None or after is None else after - before)
+
+    def _own_amount(self, volume: Volume) -> int | None:
+        with self._folder.open(volume, os.O_RDONLY) as descriptor:
+            return own_amount(descriptor, str(volume))
 
     def _image_below(self, volume: Volume) -> tuple[str | None, int]:
         """The image that a qcow2 file stands on, if any, and the file's size. Raises LostMetadata where that is no raw

@@ -37,7 +37,7 @@ from .._ground.errors import BadInput, StorageError
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.lvm import TAG, LogicalVolume, failure, in_portions
-from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, copied, refused
 from .._ground.staging import make_staging
 from .._records.types import Volume
 from .contract import Route
@@ -138,10 +138,10 @@ class LvmVolumes(LvmLook):
             fast = [(images[i.name], v, size) for i, v, size, how in fresh if how == self.CAPABILITIES.default_clone]
             if fast:
                 self._clone([(lv, volume, size) for lv, volume, size in fast if lv is not None])
-            for image, volume, size, how in fresh:
-                lv = images[image.name]
-                if how == "copy" and lv is not None:
-                    self._copy(lv, volume, size)
+            for place, (image, volume, size, how) in enumerate(batch):
+                lv = images.get(image.name)
+                if outcomes[place] is DONE and how == "copy" and lv is not None:
+                    outcomes[place] = copied(self._copy(lv, volume, size))
         return outcomes
 
     def clone(self, image: Volume, volume: Volume, size: int, how: str) -> Outcome:
@@ -161,14 +161,18 @@ class LvmVolumes(LvmLook):
             return refused(f"the image {image} has {has} bytes, more than the {size} asked for")
         return DONE
 
-    def _copy(self, image: LogicalVolume, volume: Volume, size: int) -> None:
+    def _copy(self, image: LogicalVolume, volume: Volume, size: int) -> int:
+        amount = 0
         with self._new(volume, size) as target, self._open(image, os.O_RDONLY) as source:
 
             def write(offset: int, block: memoryview) -> None:
+                nonlocal amount
                 write_at(target, block, offset)
+                amount += len(block)
 
             content_of_file(source, exact_size(image, self.group.extent), beat=self._beat, each=write)
             os.fsync(target)
+        return amount
 
     def route(self, content: Content) -> Route:
         """See Backend."""
@@ -313,6 +317,10 @@ class LvmVolumes(LvmLook):
             raise StorageError(
                 f"The device of {volume} has {found} bytes after LVM grew it to {size}: look at dmsetup table."
             )
+
+    def to_flatten(self, volume: Volume) -> int | None:
+        """See Backend."""
+        return 0
 
     def flatten(self, volume: Volume) -> Outcome:
         """See the contract. A raw volume needs nothing else."""

@@ -23,9 +23,10 @@ from collections.abc import Iterator, Sequence
 
 from .._ground.block_device import device_size, open_device, write_at, zero
 from .._ground.command import Limits
+from .._ground.disk_data import own_amount
 from .._ground.errors import LostMetadata, StorageError
 from .._ground.lvm import TAG, LogicalVolume, failure
-from .._ground.ops import ALREADY, DONE, Outcome, refused
+from .._ground.ops import ALREADY, Outcome, copied, refused
 from .._ground.qcow2 import Pieces, overlay_image, read_size
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._records.types import Volume
@@ -76,6 +77,7 @@ class ThickVolumes(LvmVolumes):
         },
         independent=frozenset({"copy"}),
         keeps_space=frozenset({"qcow2"}),
+        thick=True,
     )
 
     def capacity(self) -> tuple[int, int]:
@@ -169,6 +171,12 @@ class ThickVolumes(LvmVolumes):
 
     # Flattening
 
+    def to_flatten(self, volume: Volume) -> int | None:
+        """See Backend. A device does not tell what of it is data, so all of the image counts."""
+        lv = self._found(volume)
+        image = self._below(lv, volume) if volume.format == "qcow2" else None
+        return 0 if image is None else image.size
+
     def flatten(self, volume: Volume) -> Outcome:
         """See the contract. The image's pointer goes last, so that it can be done again from any point."""
         if volume.format != "qcow2":
@@ -181,17 +189,18 @@ class ThickVolumes(LvmVolumes):
         if image is None:
             return ALREADY
         with self._open(lv, os.O_RDONLY) as descriptor:
-            size = read_size(descriptor, str(volume))
+            size, before = read_size(descriptor, str(volume)), own_amount(descriptor, str(volume))
         path, below = os.path.realpath(self._path(lv)), os.path.realpath(self._path(image))
         copy_up(path, below, size, self._runner, _CHANGING, tuple(self._inherit()), self._beat)
         with self._open(lv, os.O_RDWR) as descriptor:
             os.fsync(descriptor)
+            after = own_amount(descriptor, str(volume))
         users = self.users(volume)
         if users:
             return refused(f"it is in use by {users}")
         with self._open(lv, os.O_RDWR) as descriptor:
             drop_pointer(descriptor, str(volume))
-        return DONE
+        return copied(None if before is None or after is None else after - before)
 
     def _below(self, lv: LogicalVolume, volume: Volume) -> LogicalVolume | None:
         """The image that a qcow2 volume stands on, if any. Raises LostMetadata where that is no volume of this group:

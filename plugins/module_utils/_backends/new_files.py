@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import StorageError
 from .._ground.extents import copy_data, share_extents
-from .._ground.ops import ALREADY, DONE, Outcome, refused
+from .._ground.ops import ALREADY, DONE, Outcome, copied, refused
 from .._ground.qcow2 import overlay_image, write_pieces
 from .._records.types import Volume
 from .contract import Stat
@@ -86,10 +86,11 @@ class NewFiles:
         if not fits:
             return fits
         path = self._folder.path(volume.name)
+        amount = 0
         try:
             with self._folder.open(image, os.O_RDONLY) as source, self._folder.new(volume) as descriptor:
                 if how == "copy":
-                    copy_data(source, descriptor, self._beat)
+                    amount = copy_data(source, descriptor, self._beat)
                 elif not share_extents(source, descriptor):
                     os.unlink(path)
                     return refused(NO_REFLINK)
@@ -98,7 +99,7 @@ class NewFiles:
         except FileExistsError:
             return ALREADY  # the name is fresh: we made it ourselves
         sync_folder(os.path.dirname(path))
-        return DONE
+        return copied(amount)
 
 
 def rounded(size: int) -> int:

@@ -31,8 +31,8 @@ from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.inspection import round_up
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host, Use
-from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
-from .._ground.rbd_image import RbdDisk, RbdReader, RbdSink, allocated, flatten, has_invalid_map, parent_of
+from .._ground.ops import ALREADY, DONE, Facts, Outcome, copied, refused
+from .._ground.rbd_image import RbdDisk, RbdReader, RbdSink, allocated, flatten, has_invalid_map, own_data, parent_of
 from .._ground.rbd_snapshot import RbdSnapshot
 from .._ground.staging import make_staging, sweep_staging
 from .._policy.disk_xml import Location
@@ -137,7 +137,8 @@ class RbdVolumes:
     def route(self, content: Content) -> Route:
         """See Backend."""
         if isinstance(content, RbdSnapshot) and content.cluster.fsid == self._cluster.fsid:
-            return Route("clone", "the snapshot is in the same cluster, so that nothing has to be copied")
+            how = "which copies it by itself" if content.flattened else "so that nothing has to be copied"
+            return Route("clone", f"the snapshot is in the same cluster, {how}", copies=content.flattened)
         staged = isinstance(content, Incoming) and content.is_staged(local=False)
         return Route(staging=self._staging.directory if staged else "")
 
@@ -153,6 +154,11 @@ class RbdVolumes:
         with self._pool.open(volume, "read") as image:
             refuse_bound(image, self._pool.spec(volume.name))
             yield RbdDisk(image)
+
+    def to_flatten(self, volume: Volume) -> int | None:
+        """See Backend."""
+        with self._pool.open(volume, "read") as image:
+            return max(0, RbdReader(image).allocated() - allocated(image)) if parent_of(image) is not None else 0
 
     def others(self) -> Sequence[str]:
         """See Backend. Images in the trash can come back."""
@@ -198,14 +204,8 @@ class RbdVolumes:
             return RbdReader(image).content(self._beat)
 
     def capacity(self) -> tuple[int, int]:
-        """See the contract. What Ceph says could still be stored, with the replication and the quota of the pool."""
-        for pool in self._cluster.mon_command("df", detail="detail")["pools"]:
-            if pool["name"] == self._pool.name:
-                found, stored = pool["stats"], int(pool["stats"]["stored"])
-                free, quota = int(found["max_avail"]), int(found.get("quota_bytes", 0))
-                free = min(free, max(0, quota - stored)) if quota else free
-                return stored + free, free
-        raise NotFound(f"There is no pool {self._pool.name} in the Ceph cluster.")
+        """See the contract."""
+        return self._pool.capacity()
 
     def sealed(self, volume: Volume) -> bool:
         """See the contract."""
@@ -305,6 +305,7 @@ class RbdVolumes:
                 if flat:
                     made.flatten()
                 made.resize(round_up(size), allow_shrink=False)
+                return copied(allocated(made) if flat else 0)
         return DONE
 
     def _made_before(self, volume: Volume, size: int, image: str | None) -> Outcome:
@@ -340,16 +341,13 @@ class RbdVolumes:
         if facts is not None and source.flattened:
             with self._pool.open(volume, "flatten", writable=True) as image:
                 image.flatten()
+                facts["bytes_read"] = facts["bytes_written"] = allocated(image)
                 facts["content"] = RbdReader(image).content(self._beat)
         return facts
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract."""
-        with self._pool.open(volume, "seal", writable=True) as image:
-            if not is_sealed(image):
-                image.create_snap(SNAPSHOT)
-            if self._pool.clone_format == 1 and not image.is_protected_snap(SNAPSHOT):
-                image.protect_snap(SNAPSHOT)
+        self._pool.seal(volume)
         return DONE
 
     # Changing
@@ -383,8 +381,9 @@ class RbdVolumes:
         if users:
             return refused(f"it is in use by {users}")
         with self._pool.open(volume, "flatten", writable=True) as image:
+            before = own_data(image)
             flatten(image)
-        return DONE
+            return copied(own_data(image) - before)
 
     def adopt(self, found: str, volume: Volume) -> Outcome:
         """See the contract. An image keeps its name: renaming one is not atomic, and a crash leaves it two."""
@@ -398,8 +397,7 @@ class RbdVolumes:
 
     def remove_all(self, batch: Sequence[tuple[Volume]]) -> list[Outcome]:
         """One look over the host's guests for all, then several at a time."""
-        removal = Removal(self._pool, self._guests(), self._patience)
-        return self._each(removal.remove, batch)
+        return self._each(Removal(self._pool, self._guests(), self._patience).remove, batch)
 
     def remove(self, volume: Volume) -> Outcome:
         """See the contract."""

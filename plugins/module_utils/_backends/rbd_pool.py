@@ -49,6 +49,24 @@ class RbdPool:
         oldest = str(self.cluster.mon_command("osd dump").get("require_min_compat_client", ""))
         return 1 if oldest[:1] in _LUMINOUS_OR_OLDER else 2
 
+    def seal(self, volume: Volume) -> None:
+        """Have the image sealed by its snapshot, and that protected where clones need it to be."""
+        with self.open(volume, "seal", writable=True) as image:
+            if not is_sealed(image):
+                image.create_snap(SNAPSHOT)
+            if self.clone_format == 1 and not image.is_protected_snap(SNAPSHOT):
+                image.protect_snap(SNAPSHOT)
+
+    def capacity(self) -> tuple[int, int]:
+        """The bytes that the pool holds in all, and that could still be stored: with its replication and its quota."""
+        for pool in self.cluster.mon_command("df", detail="detail")["pools"]:
+            if pool["name"] == self.name:
+                found, stored = pool["stats"], int(pool["stats"]["stored"])
+                free, quota = int(found["max_avail"]), int(found.get("quota_bytes", 0))
+                free = min(free, max(0, quota - stored)) if quota else free
+                return stored + free, free
+        raise NotFound(f"There is no pool {self.name} in the Ceph cluster.")
+
     def spec(self, name: str) -> str:
         """The image as Ceph's tools and guests spell it: ``pool/image`` or ``pool/namespace/image``. Raises
         LostMetadata where the name is none of an image, and would be read as something else."""

@@ -20,10 +20,20 @@ from typing import Protocol
 from .blank import make_blank
 from .bounds import Bounds
 from .command import Beat, Runner
-from .digest import BLOCK, Buffer, ContentDigest, blocks_with_data, content_of_file, is_zero, read_block
+from .costs import Cost, cost_of_source
+from .digest import (
+    BLOCK,
+    Buffer,
+    ContentDigest,
+    blocks_with_data,
+    bytes_with_data,
+    content_of_file,
+    is_zero,
+    read_block,
+)
 from .errors import NotFound, SourceError, UnsafeImage
-from .inspection import needs_random_access
-from .intake import Sink, Staging, take_in
+from .inspection import needs_random_access, round_up
+from .intake import PIECE, Sink, Staging, take_in
 from .ops import Facts
 from .sources import SourceSpec
 
@@ -45,6 +55,9 @@ class Content(Protocol):
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """Write it to every sink, durably. The facts: ``size`` and ``content``, and what else is worth keeping."""
 
+    def cost(self, runner: Runner) -> Cost:
+        """What pouring it into one sink would cost. Looks only."""
+
 
 @dataclass(frozen=True)
 class Incoming:
@@ -57,6 +70,10 @@ class Incoming:
         """Whether all of it is kept in a staging file on its way to volumes that are ``local`` files or devices."""
         at_hand = local and not self.spec.is_url and self.spec.compressed_with == "none"
         return needs_random_access(self.spec.format) and not at_hand
+
+    def cost(self, runner: Runner) -> Cost:
+        """See Content."""
+        return cost_of_source(self.spec, self.bounds, runner)
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """See Content."""
@@ -89,6 +106,10 @@ class Template:
     label: str
     identity: uuid.UUID
 
+    def cost(self, runner: Runner) -> Cost:
+        """See Content. What a new file system writes shows when it is made."""
+        return Cost(0, None, self.size)
+
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """See Content."""
         with tempfile.TemporaryFile(dir=means.staging.directory) as file:
@@ -117,6 +138,10 @@ class RawReader(Protocol):
         """The content digest; every block that is not zero goes to ``each`` with its offset on the way. The bytes are
         good only until that returns."""
 
+    def allocated(self, piece: int = 1) -> int:
+        """How many bytes those pieces of ``piece`` bytes have that something is allocated in; more, where only larger
+        ones can be told apart."""
+
 
 @dataclass(frozen=True)
 class Sibling:
@@ -127,19 +152,24 @@ class Sibling:
     shown: str
     facts: Facts
 
-    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+    def cost(self, runner: Runner) -> Cost:
         """See Content."""
-        written = 0
+        with self.reading() as source:
+            return Cost(source.allocated(BLOCK), source.allocated(PIECE), source.size)
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content. Of what is read, blocks count that are not zero."""
+        read = written = 0
 
         def write(offset: int, block: memoryview) -> None:
-            nonlocal written
+            nonlocal read, written
+            read += len(block)
             written += _spread(sinks, offset, block)
 
         try:
             with self.reading() as source:
-                size = source.size
                 for sink in sinks:
-                    sink.set_size(size)
+                    sink.set_size(source.size)
                 content = source.content(means.beat, write)
         except NotFound:
             raise SourceError(f"The image {self.shown} was removed while it was copied: run the task again.") from None
@@ -151,7 +181,7 @@ class Sibling:
             )
         for sink in sinks:
             sink.sync()
-        return {**self.facts, "bytes_read": size, "bytes_written": written, "staged": 0}
+        return {**self.facts, "bytes_read": read, "bytes_written": written, "staged": 0}
 
 
 @dataclass(frozen=True)
@@ -159,6 +189,11 @@ class Literal:
     """A few bytes that are made when they are needed, such as a config disk; padded to whole sectors."""
 
     make: Callable[[], bytes]
+
+    def cost(self, runner: Runner) -> Cost:
+        """See Content."""
+        size = round_up(len(self.make()))
+        return Cost(0, size, size)
 
     def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
         """See Content."""
@@ -172,17 +207,20 @@ class Literal:
             sink.write(0, data)
             sink.sync()
         sha256 = hashlib.sha256(made).hexdigest()
-        return {"size": len(data), "content": digest.finish(), "source_digests": {"sha256": sha256}, "bytes_read": 0}
-
-
-_PIECE = 64 * 1024
+        return {
+            "size": len(data),
+            "content": digest.finish(),
+            "source_digests": {"sha256": sha256},
+            "bytes_read": 0,
+            "bytes_written": len(data) * len(sinks),
+        }
 
 
 def _spread(sinks: Sequence[Sink], offset: int, block: Buffer) -> int:
     """Write the pieces of a block that are not zero; gives the bytes written to all sinks together."""
     written = 0
-    for start in range(0, len(block), _PIECE):
-        piece = memoryview(block)[start : start + _PIECE]
+    for start in range(0, len(block), PIECE):
+        piece = memoryview(block)[start : start + PIECE]
         if not is_zero(piece):
             for sink in sinks:
                 sink.write(offset + start, piece)
@@ -199,6 +237,10 @@ class FileReader:
     def content(self, beat: Beat, each: Callable[[int, memoryview], None] | None = None) -> str:
         """See RawReader."""
         return content_of_file(self._descriptor, self.size, beat=beat, each=each)
+
+    def allocated(self, piece: int = 1) -> int:
+        """See RawReader."""
+        return bytes_with_data(self._descriptor, self.size, piece)
 
 
 class FileSink:

@@ -159,3 +159,28 @@ def next_data(fd: int, offset: int, size: int) -> int:
     except OSError as error:
         # ENXIO: only a hole up to the end. Anything else: this kind of file does not tell.
         return size if error.errno == errno.ENXIO else offset
+
+
+def data_extents(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where data begins and ends between two offsets. Where holes cannot be seen, all of it is data."""
+    while start < end:
+        start = next_data(fd, start, end)
+        if start >= end:
+            return
+        try:
+            stop = min(os.lseek(fd, start, os.SEEK_HOLE), end)
+        except OSError:
+            stop = end
+        stop = stop if stop > start else end
+        yield start, stop
+        start = stop
+
+
+def bytes_with_data(fd: int, size: int, piece: int) -> int:
+    """How many bytes those pieces of ``piece`` bytes have that are not wholly in a hole."""
+    total = counted = 0
+    for start, stop in data_extents(fd, 0, size):
+        first = max(counted, start // piece * piece)
+        counted = max(counted, min(-(-stop // piece) * piece, size))
+        total += max(0, counted - first)
+    return total

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .contents import Means
-from .digest import BLOCK, next_data, read_block
-from .errors import InUse
+from .digest import BLOCK, data_extents, read_block
+from .errors import InUse, StorageError
 from .intake import Sink
 from .ops import Facts
 from .qcow2 import read_size
@@ -87,6 +87,14 @@ def own_data(fd: int, name: str) -> ExtentReader:
     return ExtentReader(read_size(fd, name), list(_own(fd, name)))
 
 
+def own_amount(fd: int, name: str) -> int | None:
+    """How many bytes the qcow2 disk ``fd`` has of its own; None where only qemu can tell."""
+    try:
+        return own_data(fd, name).amount()
+    except StorageError:
+        return None
+
+
 def qcow2_disk(fd: int, name: str, image: int | None) -> ExtentReader:
     """All that a guest reads of the qcow2 disk ``fd``, which stands on the raw file ``image``."""
     size = read_size(fd, name)
@@ -128,17 +136,8 @@ def _joined(one: Extent, next: Extent) -> bool:
 
 def _data(fd: int, start: int, end: int) -> Iterator[Extent]:
     """What is no hole of a raw file. Of a device, which does not tell, it is all."""
-    while start < end:
-        start = next_data(fd, start, end)
-        if start >= end:
-            return
-        try:
-            stop = min(os.lseek(fd, start, os.SEEK_HOLE), end)
-        except OSError:
-            stop = end
-        stop = stop if stop > start else end
-        yield Extent(start, stop - start, fd, start)
-        start = stop
+    for first, stop in data_extents(fd, start, end):
+        yield Extent(first, stop - first, fd, first)
 
 
 def keep_still(fd: int, name: str) -> None:

@@ -28,9 +28,9 @@ def share_extents(source: int, target: int) -> bool:
     return True
 
 
-def copy_data(source: int, target: int, beat: Callable[[], None]) -> None:
-    """Copy what is data, leave holes holes."""
-    end, offset = os.fstat(source).st_size, 0
+def copy_data(source: int, target: int, beat: Callable[[], None]) -> int:
+    """Copy what is data, leave holes holes; gives how many bytes that were."""
+    end, offset, amount = os.fstat(source).st_size, 0, 0
     while offset < end:
         try:
             offset = os.lseek(source, offset, os.SEEK_DATA)
@@ -40,6 +40,8 @@ def copy_data(source: int, target: int, beat: Callable[[], None]) -> None:
             raise
         stop = os.lseek(source, offset, os.SEEK_HOLE)
         while offset < stop:
-            offset += os.copy_file_range(source, target, min(stop - offset, _COPY_PIECE), offset, offset)
+            done = os.copy_file_range(source, target, min(stop - offset, _COPY_PIECE), offset, offset)
+            offset, amount = offset + done, amount + done
             beat()
     os.ftruncate(target, end)
+    return amount

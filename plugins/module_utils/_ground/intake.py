@@ -64,7 +64,8 @@ from .work import Lane, Ring, WriteBack, with_beat
 STAGING_PREFIX = "virt-storage-staging-"
 """Staging files are unlinked as soon as they are open. One that is found was left in that moment, and is garbage."""
 
-_PIECE = 64 * 1024  # what is skipped when it is zero, and the smallest hole that comes about
+PIECE = 64 * 1024
+"""What is left out when it is zero, and the smallest hole that comes about; in bytes."""
 _RING = 6  # blocks in memory at a time
 _COROUTINES = "16"
 
@@ -382,8 +383,8 @@ class _Intake:
 def data_runs(block: Buffer) -> Iterator[tuple[int, int]]:
     """Where in ``block`` something else than zeroes stands: (start, end), in pieces of 64 KiB that are joined."""
     start = None
-    for offset in range(0, len(block), _PIECE):
-        zero = is_zero(memoryview(block)[offset : offset + _PIECE])
+    for offset in range(0, len(block), PIECE):
+        zero = is_zero(memoryview(block)[offset : offset + PIECE])
         if zero and start is not None:
             yield start, offset
             start = None

@@ -14,7 +14,7 @@ refuses to write, a simulated pool that crashes, a test that kills the process. 
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 R = TypeVar("R")
@@ -48,10 +48,14 @@ class Op(Generic[R]):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a mutating primitive ended: done, already so, or refused with a reason. True unless refused."""
+    """How a mutating primitive ended: done, already so, or refused with a reason. True unless refused.
+
+    ``copied`` are the bytes of data that were read and written for it; None where that cannot be told.
+    """
 
     kind: str
     why: str = ""
+    copied: int | None = field(default=0, compare=False)
 
     def __bool__(self) -> bool:
         return self.kind != "refused"
@@ -59,6 +63,11 @@ class Outcome:
 
 DONE = Outcome("done")
 ALREADY = Outcome("already")
+
+
+def copied(amount: int | None) -> Outcome:
+    """It is done, and took copying ``amount`` bytes."""
+    return Outcome("done", copied=amount)
 
 
 def refused(why: str) -> Outcome:

@@ -18,9 +18,10 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from .command import Limits, Runner
-from .digest import BLOCK, is_zero, next_data, read_block
+from .digest import BLOCK, data_extents, is_zero, read_block
 from .errors import LostMetadata
 from .qcow2 import read_header, refuse_snapshots
+from .qcow2_clusters import clusters
 from .qcow2_pointer import Pointer, restore_pointer
 
 _NONE = Pointer(None, None, 0, "")
@@ -74,6 +75,23 @@ def copy_up(
     runner.run(["qemu-io", "--image-opts", options], limits=limits, input=commands, pass_fds=pass_fds, beat=beat)
 
 
+def to_copy_up(fd: int, name: str, image: int) -> int:
+    """How many bytes ``copy_up`` adds to the qcow2 file ``fd``: the clusters that it lacks and ``image`` has data in.
+    Raises StorageError where only qemu can tell."""
+    header = read_header(fd, name)
+    unit, size = header.cluster_size, header.virtual_size
+    end = min(size, os.lseek(image, 0, os.SEEK_END))
+    needed = bytearray(-(-end // unit))
+    for start, stop in data_extents(image, 0, end):
+        first, behind = start // unit, -(-stop // unit)
+        needed[first:behind] = b"\1" * (behind - first)
+    for offset, _length, _where in clusters(fd, name):
+        if offset // unit < len(needed):
+            needed[offset // unit] = 0
+    past_the_end = max(0, len(needed) * unit - size) if needed and needed[-1] else 0
+    return sum(needed) * unit - past_the_end
+
+
 def drop_pointer(fd: int, name: str) -> None:
     """Take the pointer away, durably. What the image held has to be in the file, and durable, before."""
     restore_pointer(fd, _NONE, name)
@@ -99,11 +117,9 @@ def _data_of(image: str, size: int) -> Iterator[tuple[int, int]]:
 
 def _extents(descriptor: int, end: int) -> Iterator[tuple[int, int]]:
     """What is no hole of a file."""
-    offset = next_data(descriptor, 0, end)
-    while offset < end:
-        stop = min(os.lseek(descriptor, offset, os.SEEK_HOLE), end, offset + _PIECE)
-        yield offset, stop
-        offset = next_data(descriptor, stop, end)
+    for start, stop in data_extents(descriptor, 0, end):
+        for offset in range(start, stop, _PIECE):
+            yield offset, min(offset + _PIECE, stop)
 
 
 def _pieces(descriptor: int, end: int) -> Iterator[tuple[int, int]]:

@@ -67,6 +67,10 @@ class RbdReader:
         digest.add(offset, block)
         return block
 
+    def allocated(self, piece: int = 1) -> int:
+        """See RawReader. Only whole blocks can be told apart."""
+        return sum(min(BLOCK, self.size - offset) for offset in self._allocated())
+
     def _allocated(self) -> list[int]:
         """Offsets of the blocks that the image or its parents have anything of, in order.
 
@@ -110,12 +114,21 @@ def allocated(image: Any) -> int:
     size: int = image.size()
     if not image.features() & rbd.RBD_FEATURE_FAST_DIFF or has_invalid_map(image):
         return size
+    return _own(image, whole_object=True)
+
+
+def own_data(image: Any) -> int:
+    """Bytes of data that the image has of its own: every object is asked for, as one may be there and be empty."""
+    return _own(image, whole_object=False)
+
+
+def _own(image: Any, whole_object: bool) -> int:
     lengths: list[int] = []
 
     def note(_offset: int, length: int, exists: bool) -> None:
         lengths.append(length if exists else 0)
 
-    image.diff_iterate(0, size, None, note, include_parent=False, whole_object=True)
+    image.diff_iterate(0, image.size(), None, note, include_parent=False, whole_object=whole_object)
     return sum(lengths)
 
 

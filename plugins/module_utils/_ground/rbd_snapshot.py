@@ -17,7 +17,9 @@ from typing import Any
 
 from .bounds import Bounds
 from .ceph import Cluster, told
+from .command import Runner
 from .contents import Means
+from .costs import Cost
 from .errors import BadInput, NotFound, SourceError, StorageError
 from .inspection import HEAD, inspect_raw, round_up
 from .intake import Sink, data_runs
@@ -63,12 +65,19 @@ class RbdSnapshot:
             (number,) = (each["id"] for each in image.list_snaps() if each["name"] == self.snapshot)
             return f"rbd-snap:{self.cluster.fsid}/{ioctx.get_pool_id()}/{image.id()}/{number}"
 
-    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+    def cost(self, runner: Runner) -> Cost:
         """See Content."""
-        written = 0
+        with self._open(self.cluster) as (_ioctx, image):
+            source = RbdReader(image)
+            return Cost(source.allocated(), source.allocated(), source.size)
+
+    def pour(self, sinks: Sequence[Sink], means: Means) -> Facts:
+        """See Content. Of what is read, blocks count that are not zero."""
+        read = written = 0
 
         def write(offset: int, block: memoryview) -> None:
-            nonlocal written
+            nonlocal read, written
+            read += len(block)
             for start, end in data_runs(block):
                 for sink in sinks:
                     sink.write(offset + start, block[start:end])
@@ -82,7 +91,7 @@ class RbdSnapshot:
             content = source.content(means.beat, write)
         for sink in sinks:
             sink.sync()
-        return {"size": source.size, "content": content, "bytes_read": source.size, "bytes_written": written}
+        return {"size": source.size, "content": content, "bytes_read": read, "bytes_written": written}
 
     def clone_into(self, cluster: Cluster, ioctx: Any, name: str, clone_format: int) -> Facts | None:
         """Clone it as ``name`` in a pool of the same cluster, which ``cluster`` and ``ioctx`` are the way to.

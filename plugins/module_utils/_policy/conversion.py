@@ -140,7 +140,7 @@ class Conversion:
     @property
     def bytes_to_copy(self) -> int:
         """Bytes of disk data."""
-        return sum(action.bytes_to_write for action in self.plan().actions)
+        return sum(action.bytes_to_write or 0 for action in self.plan().actions)
 
     @property
     def bytes_needed(self) -> int:

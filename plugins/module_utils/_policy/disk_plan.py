@@ -55,35 +55,47 @@ class Wanted:
 @dataclass(frozen=True)
 class Found:
     """The disk as it stands. ``origin`` is its record's; ``needs_image`` whether it stands on one; ``users`` who
-    uses it, looked up only where that may stand in the way."""
+    uses it, looked up only where that may stand in the way. ``allocated`` is what it takes up, ``to_flatten`` what
+    flattening it would copy, None where that cannot be told; both matter only to steps that ask for them."""
 
     size: int
     origin: Mapping[str, Any]
     needs_image: bool = False
     users: str = ""
+    allocated: int = 0
+    to_flatten: int | None = 0
 
 
 @dataclass(frozen=True)
 class Offer:
     """What there is to make a disk of: the ``size`` of the image or volume in bytes (0 where it is not known yet),
-    how it becomes a disk and why so, and whether the disk will need the image afterwards."""
+    how it becomes a disk and why so, and whether the disk will need the image afterwards.
+
+    ``read`` and ``written`` are the bytes that making it takes, ``to_flatten`` those that flattening it then copies;
+    None where only a run can tell. ``thick`` where a volume takes its whole size from the pool at once."""
 
     size: int = 0
     strategy: str = ""
     reason: str = ""
     name: str = ""
     needs_image: bool = False
+    read: int | None = 0
+    written: int | None = 0
+    to_flatten: int | None = 0
+    thick: bool = False
 
 
 @dataclass(frozen=True)
 class Moving:
     """A disk that stands in pool ``source`` and is to move: how (``delta`` or ``whole``), why so, and how many bytes
-    are read there, all of which are written."""
+    are read there, all of which are written. ``allocated`` is what it takes up there; ``thick`` as in ``Offer``."""
 
     source: str
     strategy: str
     reason: str
     amount: int
+    allocated: int = 0
+    thick: bool = False
 
 
 def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
@@ -103,19 +115,24 @@ def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
     how = "its own data" if moving.strategy == "delta" else "all of its data"
     way = f"from pool {moving.source} to pool {want.pool} ({how}, {in_words(moving.amount)})"
     sentence = f"move disk {want.role} of {want.instance} {way}"
-    steps.actions.append(
-        Action("move", want.what, sentence, moving.amount, moving.amount, moving.strategy, moving.reason)
-    )
+    amount = moving.amount
+    takes = {want.pool: have.size if moving.thick else amount, moving.source: -moving.allocated}
+    steps.actions.append(Action("move", want.what, sentence, amount, amount, moving.strategy, moving.reason, takes))
     steps.before["pool"], steps.after["pool"] = moving.source, want.pool
-    _grow(steps, want, have.size)
+    _grow(steps, want, have.size, moving.thick)
     return steps.plan()
 
 
-def plan_finish(instance: str, role: str, source: str, pool: str) -> Plan:
-    """The one step that is left of a move that was broken off after its copy had become the disk."""
+def plan_finish(instance: str, role: str, source: str, pool: str, allocated: int) -> Plan:
+    """The one step that is left of a move that was broken off after its copy had become the disk: what was left behind,
+    and takes up ``allocated`` bytes there, goes."""
     what = f"disk {role} of {instance} in pool {pool}"
     sentence = f"finish the move of disk {role} of {instance} from pool {source} to pool {pool}"
-    return Plan((Action("finish", what, sentence),), {what: {"left_in": source}}, {what: {"left_in": None}})
+    return Plan(
+        (Action("finish", what, sentence, takes={source: -allocated}),),
+        {what: {"left_in": source}},
+        {what: {"left_in": None}},
+    )
 
 
 def plan(want: Wanted, have: Found | None, offer: Offer) -> Plan:
@@ -124,13 +141,13 @@ def plan(want: Wanted, have: Found | None, offer: Offer) -> Plan:
         return _make(want, offer)
     _check_origin(want, have.origin, offer)
     if want.kind == "config" and have.origin.get("config") not in (None, want.content):
-        return _replace(want, have)
+        return _replace(want, have, offer)
     steps = _Steps(want.what)
-    _grow(steps, want, have.size)
+    _grow(steps, want, have.size, offer.thick)
     if want.flattened and have.needs_image:
         if have.users:
             raise InUse(f"The {want.what} is in use by {have.users}: stop the guest, then flatten the disk.")
-        _flatten(steps, want, offer)
+        _flatten(steps, want, have.to_flatten, offer.thick)
         steps.before["flattened"] = False
     return steps.plan()
 
@@ -179,15 +196,16 @@ def _make(want: Wanted, offer: Offer) -> Plan:
         steps.after["size"] = offer.size if adopted else size
     steps.after["state"] = "ready"
     sentence = f"make {want.what} ({_made_of(want, offer, size)})"
-    reading = offer.size if offer.strategy == "copy" else 0
+    takes = {want.pool: (size or None) if offer.thick and not adopted else offer.written}
+    reason = offer.reason or None
     steps.actions.append(
-        Action("make", want.what, sentence, reading, reading, offer.strategy or None, offer.reason or None)
+        Action("make", want.what, sentence, offer.read, offer.written, offer.strategy or None, reason, takes)
     )
     if adopted:
-        _grow(steps, want, offer.size)
+        _grow(steps, want, offer.size, offer.thick)
         steps.before.clear()
     if want.flattened and offer.needs_image:
-        _flatten(steps, want, offer)
+        _flatten(steps, want, offer.to_flatten, offer.thick)
     return steps.plan()
 
 
@@ -202,7 +220,7 @@ def _made_of(want: Wanted, offer: Offer, size: int) -> str:
     return f"the volume {want.content}" if offer.strategy == "adopt" else f"{amount}import of {want.content}"
 
 
-def _grow(steps: _Steps, want: Wanted, size: int) -> None:
+def _grow(steps: _Steps, want: Wanted, size: int, thick: bool) -> None:
     """Grow from ``size`` to what is wanted, where that is more; BadInput where it is less."""
     if not want.bytes or want.kind == "config":
         return
@@ -212,17 +230,19 @@ def _grow(steps: _Steps, want: Wanted, size: int) -> None:
         )
     if want.bytes > size:
         sentence = f"grow {want.what} from {in_words(size)} to {in_words(want.bytes)}"
-        steps.actions.append(Action("grow", want.what, sentence))
+        takes = {want.pool: want.bytes - size if thick else 0}
+        steps.actions.append(Action("grow", want.what, sentence, takes=takes))
         steps.before["size"], steps.after["size"] = size, want.bytes
 
 
-def _flatten(steps: _Steps, want: Wanted, offer: Offer) -> None:
+def _flatten(steps: _Steps, want: Wanted, amount: int | None, thick: bool) -> None:
     sentence = f"flatten {want.what}, so that it needs no image"
-    steps.actions.append(Action("flatten", want.what, sentence, offer.size, offer.size))
+    takes = {want.pool: 0 if thick else amount}
+    steps.actions.append(Action("flatten", want.what, sentence, amount, amount, takes=takes))
     steps.after["flattened"] = True
 
 
-def _replace(want: Wanted, have: Found) -> Plan:
+def _replace(want: Wanted, have: Found, offer: Offer) -> Plan:
     if not want.replace:
         raise BadInput(
             f"The {want.what} holds other files than the task gives: set replace: true to make it anew, under a new "
@@ -230,7 +250,10 @@ def _replace(want: Wanted, have: Found) -> Plan:
         )
     if have.users:
         raise InUse(f"The {want.what} is in use by {have.users}: stop the guest, then replace its config disk.")
-    action = Action("replace", want.what, f"replace {want.what}, whose files differ")
+    written = offer.written
+    takes = {want.pool: None if written is None else written - have.allocated}
+    sentence = f"replace {want.what}, whose files differ"
+    action = Action("replace", want.what, sentence, offer.read, written, takes=takes)
     return Plan((action,), {want.what: {"config": OTHER_CONFIG}}, {want.what: {"config": CONFIG}})
 
 

@@ -25,17 +25,19 @@ class Action:
     """One step of a plan.
 
     ``verb`` and ``what`` are for the code that carries the step out ("define", "pool ssd"); ``sentence`` is for
-    the reader, in the imperative ("define pool ssd (dir, /srv/ssd)"). The costs are in bytes and are estimates.
-    ``strategy`` names the way that was chosen where there are several, ``reason`` says why.
+    the reader, in the imperative ("define pool ssd (dir, /srv/ssd)"). The costs are bytes of data, without zeroes;
+    None is what only a run can tell. ``takes`` says by how much there is less free in each pool afterwards, less than 0
+    where there is more. ``strategy`` names the way that was chosen where there are several, ``reason`` says why.
     """
 
     verb: str
     what: str
     sentence: str
-    bytes_to_read: int = 0
-    bytes_to_write: int = 0
+    bytes_to_read: int | None = 0
+    bytes_to_write: int | None = 0
     strategy: str | None = None
     reason: str | None = None
+    takes: Mapping[str, int | None] = field(default_factory=dict)
 
     def to_result(self) -> Fields:
         """The step as a module returns it; what was not stated is left out."""
@@ -46,6 +48,8 @@ class Action:
             value = getattr(self, name)
             if value is not None:
                 shown[name] = value
+        if self.takes:
+            shown["takes"] = dict(self.takes)
         return shown
 
 
@@ -80,6 +84,21 @@ class Plan:
                 "after_header": header,
             },
         }
+
+    def fill_after(self, spaces: Mapping[str, tuple[int, int]]) -> list[Fields]:
+        """For each step, the pools that it is about, each with its ``capacity`` and what is ``free`` of it afterwards.
+        ``spaces`` are both as they are before the first; what is free is None once that cannot be told."""
+        left: dict[str, int | None] = {name: free for name, (_capacity, free) in spaces.items()}
+        found = []
+        for action in self.actions:
+            after = {}
+            for name, taken in action.takes.items():
+                if name in spaces:
+                    before = left[name]
+                    left[name] = None if before is None or taken is None else before - taken
+                    after[name] = {"capacity": spaces[name][0], "free": left[name]}
+            found.append(after)
+        return found
 
     @classmethod
     def join(cls, plans: Iterable[Plan]) -> Plan:

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 
@@ -22,6 +22,7 @@ from .._policy.eviction import CachedImage, Limits, Verdict, judge, parse_limits
 from .._policy.plan import Action, Fields, Plan
 from .._policy.sizes import counted, in_words
 from .._records.types import State
+from .costs import foretold
 from .image_result import Labels, describe, is_pinned, names_of, seen_images
 from .image_wishes import image_references, pool_names
 from .session import Session
@@ -35,13 +36,15 @@ TAKING_ROOM = frozenset({State.READY, State.RETIRED, State.QUARANTINED})
 
 @dataclass(frozen=True)
 class Cache:
-    """One pool's cache: its images with a verdict on each, and the records that ought to end before that."""
+    """One pool's cache: its images with a verdict on each, and the records that ought to end before that, with the
+    bytes that this frees, by id."""
 
     pool: Pool
     limits: Limits
     images: Sequence[SeenImage]
     verdicts: Sequence[Verdict]
     debris: Sequence[Debris]
+    freed: Mapping[str, int]
 
 
 @dataclass
@@ -56,7 +59,9 @@ class Pruned:
 def pruned(session: Session, params: Fields) -> Fields:
     """Clear what dead work left, and give up what the limits do not allow."""
     stated, wanted = parse_limits(params["cache"] or {}), params["keep"] or ()
-    plans, told = [], {}
+    plans: list[Plan] = []
+    told: dict[str, Fields] = {}
+    fills: list[Fields] = []
     for name in pool_names(params):
         pool = session.open(name, make=False)
         if pool is None:
@@ -64,27 +69,35 @@ def pruned(session: Session, params: Fields) -> Fields:
             continue
         cache = session.run(_survey(pool, stated, wanted))
         steps = prune_plan(cache)
+        fills += foretold(session, steps)["fill_after"]
         outcome = _foreseen(cache)
         if steps.changed and not session.check_mode:
             outcome = _prune(session, cache)
         plans.append(steps)
         told[name] = _told(outcome, cache.limits)
         session.warnings += [f"The cache of pool {name} is over its limits: {unmet}." for unmet in told[name]["unmet"]]
-    return {**Plan.join(plans).to_result(), "pruned": told}
+    return {**Plan.join(plans).to_result(), "fill_after": fills, "pruned": told}
 
 
 def prune_plan(cache: Cache) -> Plan:
     """The steps that bring a cache within its limits. Pure."""
     pool = cache.pool.name
     actions = [
-        Action("reclaim", f"pool {pool}", f"{each.sentence}, in pool {pool}") for each in cache.debris if each.due
+        Action(
+            "reclaim",
+            f"pool {pool}",
+            f"{each.sentence}, in pool {pool}",
+            takes={pool: -cache.freed.get(each.record_id, 0)},
+        )
+        for each in cache.debris
+        if each.due
     ]
     before = {}
     for verdict in cache.verdicts:
         if verdict.goes:
             what = f"{verdict.image.id} in pool {pool}"
             sentence = f"remove {what}, which frees {in_words(verdict.image.bytes)}"
-            actions.append(Action("evict", what, sentence, reason=verdict.why))
+            actions.append(Action("evict", what, sentence, reason=verdict.why, takes={pool: -verdict.image.bytes}))
             before[what] = {"state": "ready"}
     return Plan(tuple(actions), before, {})
 
@@ -102,16 +115,17 @@ async def _survey(pool: Pool, stated: dict[str, int], wanted: Sequence[str]) -> 
             del leaving[seen.image.id]  # it is retired, and its data stays
         if seen.state in TAKING_ROOM and seen.image.id not in leaving:
             images.append(seen)
-    for record in leaving.values():
+    freed = {}
+    for record_id, record in leaving.items():
         stat = await pool.volumes.stat(record.volume) if record is not None and not record.volume.adopted else None
-        free += stat.allocated if stat is not None else 0
-    limits = Limits(free=free, **{**_kept_limits(pool, kept), **stated})
+        freed[record_id] = stat.allocated if stat is not None else 0
+    limits = Limits(free=free + sum(freed.values()), **{**_kept_limits(pool, kept), **stated})
     own: dict[str, dict[str, Fields]] = {}
     for name, facts in named.items():
         own.setdefault(str(facts.get("id")), {})[name] = dict(facts)
     judged = [_as_policy(seen, own.get(seen.image.id, {})) for seen in images]
     verdicts = judge(judged, limits, wanted, time.time())
-    return Cache(pool, limits, images, verdicts, debris)
+    return Cache(pool, limits, images, verdicts, debris, freed)
 
 
 def _kept_limits(pool: Pool, kept: object) -> dict[str, int]:

@@ -18,11 +18,16 @@ from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenImage, image_named, label, labels, listing_of, unlabel
 from .._backends.contract import Route
 from .._ground.contents import Sibling
+from .._ground.costs import UNKNOWN
 from .._ground.errors import LostMetadata, NewerSchema, StorageError
+from .._ground.ops import Facts
 from .._policy.plan import Action, Fields, Plan
-from .._policy.sizes import counted, in_words
+from .._policy.sizes import counted as several
+from .._policy.sizes import in_words
 from .._records.types import Image, State, is_id
 from . import cache_policy
+from .costs import Counts, counted, foretold, taken
+from .image_plan import Site, Standing, Supply, plan
 from .image_result import describe, describe_all, describe_one, foresee, names_of, seen_images
 from .image_wishes import Wanted, image_references, pool_names, wanted_images
 from .session import Session, first_error
@@ -55,124 +60,23 @@ def info(params: Fields, check_mode: bool) -> Fields:
 # present
 
 
-@dataclass(frozen=True)
-class Standing:
-    """What a pool has for a wanted image: ``image`` that serves, what the ``name`` stands for now, and its pin."""
-
-    image: Image | None = None
-    named: Image | None = None
-    pinned: bool = False
-
-
-@dataclass(frozen=True)
-class Site:
-    """One pool of the task, what it has for each wanted image, and how that would come in. ``pool`` is None where
-    check mode has none."""
-
-    name: str
-    pool: Pool | None
-    standings: Sequence[Standing]
-    routes: Sequence[Route]
-
-
 def _present(session: Session, params: Fields) -> Fields:
     names = pool_names(params)
     wanted = wanted_images(session, params)
     sites = [_look(session, name, wanted) for name in names]
-    plans = plan(wanted, sites)
+    siblings = _siblings(session, wanted, sites)
+    plans = plan(wanted, sites, _supplies(session, wanted, sites, siblings))
     joined = Plan.join(plans.values())
+    costs = foretold(session, joined)
     if joined.changed and not session.check_mode:
-        _carry_out(session, wanted, sites, plans)
+        costs.update(counted(joined, _carry_out(session, wanted, sites, plans, siblings)))
         sites = [_look(session, name, wanted) for name in names]
     shown = [
         _show(session, site, want, standing, sorted(other.name for other in wanted if other.key == want.key))
         for site in sites
         for want, standing in zip(wanted, site.standings)
     ]
-    return {**joined.to_result(), "images": shown}
-
-
-def plan(wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[tuple[str, str], Plan]:
-    """The steps that give every pool every wanted image, by the names of both. Pure.
-
-    A source is read once for all pools that need it, and for one name; other names share its image.
-    """
-    plans = {}
-    for number, site in enumerate(sites):
-        brought: dict[str, str] = {}
-        for place, (want, standing) in enumerate(zip(wanted, site.standings)):
-            if standing.image is not None:
-                steps = _plan_label(site.name, want, standing)
-            elif brought.setdefault(want.key, want.name) != want.name:
-                steps = _plan_share(site.name, want, standing, brought[want.key])
-            else:
-                ready = [other.name for other in sites if other.standings[place].image is not None]
-                readers = [other.name for other in sites[:number] if other.routes[place].strategy == "source"]
-                steps = _plan_fill(site.name, want, standing, _Ways(site.routes[place], ready[:1], readers[:1]))
-            plans[site.name, want.name] = steps
-    return plans
-
-
-@dataclass(frozen=True)
-class _Ways:
-    """How an image can come into a pool: by itself, from a pool that has it, or by what is read for another one."""
-
-    route: Route
-    ready: Sequence[str]
-    readers: Sequence[str]
-
-
-def _plan_fill(pool: str, want: Wanted, have: Standing, ways: _Ways) -> Plan:
-    what, route = f"image {want.name} in pool {pool}", ways.route
-    amount = f", {in_words(want.source_size)}" if want.source_size else ""
-    staged = f", kept in {route.staging} on its way" if route.staging else ""
-    sentence = f"bring image {want.name} into pool {pool} ({want.spec.format} from {want.spec.shown}{amount}{staged})"
-    strategy, reason, size = route.strategy, route.reason or None, want.source_size
-    read = size
-    if strategy == "clone":
-        sentence = f"clone image {want.name} into pool {pool} from {want.spec.shown}"
-    elif ways.ready:
-        sentence = f"copy image {want.name} from pool {ways.ready[0]} into pool {pool}"
-        strategy, reason = "sibling", f"pool {ways.ready[0]} has it, so that its source need not be read"
-    elif ways.readers:
-        sentence = f"bring image {want.name} into pool {pool} by what is read for pool {ways.readers[0]}"
-        strategy, reason, read = "shared", f"its source is read once, for pool {ways.readers[0]}, too", 0
-    action = Action("fill", what, sentence, bytes_to_read=read, bytes_to_write=size, strategy=strategy, reason=reason)
-    return Plan((action,), *_difference(what, want, have))
-
-
-def _plan_share(pool: str, want: Wanted, have: Standing, name: str) -> Plan:
-    """What another name of the task brings in is what this name is to stand for, too."""
-    what = f"image {want.name} in pool {pool}"
-    action = Action("label", what, f"let the name {want.name} in pool {pool} stand for what {name} brings in")
-    return Plan((action,), *_difference(what, want, have))
-
-
-def _difference(what: str, want: Wanted, have: Standing) -> tuple[dict[str, Fields], dict[str, Fields]]:
-    """What is before and after, where the name comes to stand for an image that is not there yet."""
-    before: Fields = {"key": have.named.key} if have.named else {}
-    after: Fields = {"key": want.key} if have.named else {"key": want.key, "state": "ready"}
-    if want.pinned is not None and want.pinned != have.pinned:
-        after["pinned"] = want.pinned
-        if have.named:
-            before["pinned"] = have.pinned
-    return {what: before} if before else {}, {what: after}
-
-
-def _plan_label(pool: str, want: Wanted, have: Standing) -> Plan:
-    """What is left to do for an image that is there: its name, its pin."""
-    what = f"image {want.name} in pool {pool}"
-    actions = []
-    before: Fields = {}
-    after: Fields = {}
-    if have.image is not None and have.image != have.named:
-        actions.append(Action("label", what, f"let the name {want.name} in pool {pool} stand for {have.image.id}"))
-        before["id"], after["id"] = have.named.id if have.named else None, have.image.id
-    if want.pinned is not None and want.pinned != have.pinned:
-        word = "pin" if want.pinned else "unpin"
-        actions.append(Action(word, what, f"{word} image {want.name} in pool {pool}"))
-        before["pinned"], after["pinned"] = have.pinned, want.pinned
-    return Plan(tuple(actions), {what: before} if before else {}, {what: after} if after else {})
+    return {**joined.to_result(), **costs, "images": shown}
 
 
 def _look(session: Session, name: str, wanted: Sequence[Wanted]) -> Site:
@@ -204,25 +108,38 @@ async def _standings(pool: Pool, wanted: Sequence[Wanted]) -> list[Standing]:
 
 
 def _carry_out(
-    session: Session, wanted: Sequence[Wanted], sites: Sequence[Site], plans: Mapping[tuple[str, str], Plan]
-) -> None:
-    """Do what the plans say, in all pools side by side. An error tells under ``done`` what was done."""
-    siblings = _siblings(session, wanted, sites)
+    session: Session,
+    wanted: Sequence[Wanted],
+    sites: Sequence[Site],
+    plans: Mapping[tuple[str, str], Plan],
+    siblings: Mapping[str, tuple[str, Sibling]],
+) -> Counts:
+    """Do what the plans say, in all pools side by side; gives what that took. An error tells under ``done`` what was
+    done."""
     jobs = [
-        Job(site.pool, want, have, siblings.get(want.name), plans[site.name, want.name])
+        Job(
+            site.pool,
+            want,
+            have,
+            siblings[want.name][1] if want.name in siblings else None,
+            plans[site.name, want.name],
+        )
         for site in sites
         for want, have in zip(wanted, site.standings)
         if site.pool is not None and plans[site.name, want.name].changed
     ]
     done: list[str] = []
+    counts = Counts()
     for turn in _by_turns(jobs):
         ended = session.work_in([(job.pool, _provide(session, job)) for job in turn])
         for job, end in zip(turn, ended):
             if end.error is None:
                 done += [action.sentence for action in job.plan.actions]
+                counts.update({(each.verb, each.what): end.value for each in job.plan.actions if each.verb == "fill"})
             elif isinstance(end.error, StorageError):
                 end.error.facts.setdefault("done", done)
         first_error(ended)
+    return counts
 
 
 @dataclass(frozen=True)
@@ -236,15 +153,38 @@ class Job:
     plan: Plan
 
 
-def _siblings(session: Session, wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[str, Sibling]:
-    """For each image that a pool of the task has already, that as a source: the same one for all the others."""
-    found: dict[str, Sibling] = {}
+def _siblings(session: Session, wanted: Sequence[Wanted], sites: Sequence[Site]) -> dict[str, tuple[str, Sibling]]:
+    """For each image that a pool of the task has already, and another one lacks, that pool's name and the image as a
+    source: the same one for all the others."""
+    found: dict[str, tuple[str, Sibling]] = {}
+    lacking = _lacking(wanted, sites)
     for site in sites:
         for want, have in zip(wanted, site.standings):
-            if site.pool is not None and have.image is not None and want.name not in found:
+            if site.pool is not None and have.image is not None and want.name in lacking.difference(found):
                 sibling = session.run(_sibling(session, site.pool, have.image))
                 if sibling is not None:
-                    found[want.name] = sibling
+                    found[want.name] = site.name, sibling
+    return found
+
+
+def _lacking(wanted: Sequence[Wanted], sites: Sequence[Site]) -> set[str]:
+    """The images that a pool of the task does not have."""
+    return {want.name for site in sites for want, have in zip(wanted, site.standings) if have.image is None}
+
+
+def _supplies(
+    session: Session, wanted: Sequence[Wanted], sites: Sequence[Site], siblings: Mapping[str, tuple[str, Sibling]]
+) -> dict[str, Supply]:
+    """What those images can be had for that a pool lacks."""
+    runner, lacking = session.around.runner, _lacking(wanted, sites)
+    found = {}
+    for want in wanted:
+        if want.name not in lacking:
+            continue
+        source, sibling = UNKNOWN, siblings.get(want.name)
+        with contextlib.suppress(StorageError):  # why it cannot be read is told when it is
+            source = want.content.cost(runner) if want.is_known else UNKNOWN
+        found[want.name] = Supply(source, (sibling[0], sibling[1].cost(runner)) if sibling is not None else None)
     return found
 
 
@@ -261,16 +201,19 @@ def _by_turns(jobs: Sequence[Job]) -> list[list[Job]]:
     return [turn for turn in (first, after) if turn]
 
 
-async def _provide(session: Session, job: Job) -> None:
-    """One image, ready in its pool and under its name."""
+async def _provide(session: Session, job: Job) -> Fields:
+    """One image, ready in its pool and under its name; gives what that took."""
     pool, want, image = job.pool, job.want, job.have.image
+    facts: Facts = {}
     if image is None:
         content = want.content
         if job.sibling is not None and session.backend(pool).route(content).strategy == "source":
             content = job.sibling
-        image = (await fill(pool, ImageWish(want.key, want.name, content, want.spec.shown))).image
+        cached = await fill(pool, ImageWish(want.key, want.name, content, want.spec.shown))
+        image, facts = cached.image, cached.facts
     pinned = job.have.pinned if want.pinned is None else want.pinned
     await label(pool, want.name, image, want.identity, pinned)
+    return taken(facts)
 
 
 async def _sibling(session: Session, pool: Pool, image: Image) -> Sibling | None:
@@ -306,14 +249,12 @@ class Leaving:
 
 def _absent(session: Session, params: Fields) -> Fields:
     wanted = image_references(params)
-    plans, staying = [], []
-    for name in pool_names(params):
-        pool = session.open(name, make=False)
-        if pool is None:
-            continue
-        found = session.run(_leaving(pool, wanted))
-        going = [each for each in found if absent_plan(name, each).changed]
-        plans += [absent_plan(name, each) for each in going]
+    opened = [session.open(name, make=False) for name in pool_names(params)]
+    meant = [(pool, session.run(_leaving(pool, wanted))) for pool in opened if pool is not None]
+    joined = Plan.join(absent_plan(pool.name, each) for pool, found in meant for each in found)
+    costs, staying = foretold(session, joined), []
+    for pool, found in meant:
+        going = [each for each in found if absent_plan(pool.name, each).changed]
         if going and not session.check_mode:
             first_error(session.work(pool, [_give_up(pool, each) for each in going]))
         named = session.run(labels(pool))
@@ -323,7 +264,8 @@ def _absent(session: Session, params: Fields) -> Fields:
                 after = replace(each.seen, state=State.RETIRED) if retired else each.seen
                 left = {label: facts for label, facts in named.items() if label not in each.dropped}
                 staying.append(describe(session, pool, after, left))
-    return {**Plan.join(plans).to_result(), "images": staying}
+    costs.update({} if session.check_mode else counted(joined, Counts()))
+    return {**joined.to_result(), **costs, "images": staying}
 
 
 def absent_plan(pool: str, leaving: Leaving) -> Plan:
@@ -341,12 +283,12 @@ def absent_plan(pool: str, leaving: Leaving) -> Plan:
         if seen.state is not State.READY:
             return Plan()
         stand = "stands" if len(seen.references) == 1 else "stand"
-        count = counted(len(seen.references), "disk")
+        count = several(len(seen.references), "disk")
         sentence = f"retire {what}: {count} {stand} on it, so its data stays"
         return Plan((Action("retire", what, sentence),), {what: {"state": "ready"}}, {what: {"state": "retired"}})
     freed = seen.stat.allocated if seen.stat else 0
-    sentence = f"remove {what}, which frees {in_words(freed)}"
-    return Plan((Action("remove", what, sentence),), {what: {"state": str(seen.state)}}, {})
+    action = Action("remove", what, f"remove {what}, which frees {in_words(freed)}", takes={pool: -freed})
+    return Plan((action,), {what: {"state": str(seen.state)}}, {})
 
 
 async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:

@@ -12,13 +12,15 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from .._algorithms.cache import ImageWish
+from .._algorithms.cache import ImageWish, look_up
 from .._algorithms.disks import DiskWish
 from .._algorithms.pool import Pool
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
-from .._ground.errors import BadInput, InUse, LostMetadata, NotFound, UnsafeImage
+from .._ground.costs import UNKNOWN, Cost
+from .._ground.errors import BadInput, InUse, LostMetadata, NotFound, StorageError, UnsafeImage
+from .._ground.intake import PIECE
 from .._ground.sources import SourceSpec
 from .._policy.disk_plan import Offer, Wanted
 from .._policy.sizes import LARGEST
@@ -49,9 +51,13 @@ def recipe(session: Session, site: Site, order: Order) -> Recipe:
     if want.kind == "image":
         return _cloned(session, pool, want, site.stock.get(want.content))
     if order.file_system:
-        return _from_template(pool, order)
+        return _from_template(session, site, order)
     if want.kind == "config":
-        return Recipe(Offer(), replace(plain, source=order.content, format="raw"))
+        if order.content is None:
+            raise AssertionError
+        cost = order.content.cost(session.around.runner)
+        offer = Offer(read=cost.read, written=cost.written)
+        return Recipe(offer, replace(plain, source=order.content, format="raw"))
     if want.kind == "import":
         name = None if pool is None else session.backend(pool).name_at(order.path)
         if pool is not None and name is not None:
@@ -61,8 +67,12 @@ def recipe(session: Session, site: Site, order: Order) -> Recipe:
                 f"The image {order.path} is not in pool {want.pool}, so {want.what} cannot be made of it: name the "
                 "pool that it is in, or bring a snapshot of it in with cached_image."
             )
-        return _brought_in(session, order, plain)
-    return Recipe(Offer(), plain)
+        return _brought_in(session, pool, order, plain)
+    return Recipe(Offer(thick=_is_thick(pool)), plain)
+
+
+def _is_thick(pool: Pool | None) -> bool:
+    return pool is not None and pool.capabilities.thick
 
 
 # From the cache
@@ -83,35 +93,55 @@ def _cloned(session: Session, pool: Pool | None, want: Wanted, stocked: Stocked 
     obstacle = session.backend(pool).obstacle_to_clone(how)
     if obstacle:
         raise BadInput(f"The {want.what} cannot be cloned by {how}: {obstacle}.")
+    needs_image = how not in pool.capabilities.independent
+    copied: int | None = 0 if how != "copy" else None
+    to_flatten: int | None = None
+    if stocked is not None and (how == "copy" or (want.flattened and needs_image)):
+        with session.backend(pool).reading(stocked.image.volume) as image:
+            copied, to_flatten = image.allocated() if how == "copy" else 0, image.allocated(PIECE)
     offer = Offer(
         size=stocked.size if stocked else 0,
         strategy=how,
         reason=pool.capabilities.clone_reasons.get(how, ""),
         name=stocked.image.name if stocked else "",
-        needs_image=how not in pool.capabilities.independent,
+        needs_image=needs_image,
+        read=copied,
+        written=copied,
+        to_flatten=to_flatten,
+        thick=pool.capabilities.thick,
     )
     return Recipe(offer, wish)
 
 
-def _from_template(pool: Pool | None, order: Order) -> Recipe:
+def _from_template(session: Session, site: Site, order: Order) -> Recipe:
     """A clone of an empty file system, which is made once and cached like an image.
 
     The file systems of one instance must not share a UUID. It follows from the template's key, and with it from the
     role, which is another for each disk of an instance; disks of two instances may share one.
     """
-    want = order.want
+    want, pool = order.want, site.pool
     key = f"template:{order.file_system}:{want.bytes}:{order.label}:{want.role}"
     content = Template(order.file_system, want.bytes, order.label, identity_for(key))
     template = ImageWish(key, f"template-{order.file_system}", content, key)
     wish = DiskWish(want.instance, want.role, want.bytes, key, origin={"blank": want.content})
     independent = pool is not None and pool.capabilities.default_clone in pool.capabilities.independent
-    return Recipe(Offer(size=want.bytes, needs_image=not independent), wish, template)
+    made = pool is not None and session.run(look_up(pool, key, site.listing)) is not None
+    cost = Cost() if made else content.cost(session.around.runner)
+    offer = Offer(
+        size=want.bytes,
+        needs_image=not independent,
+        read=cost.read,
+        written=cost.written,
+        to_flatten=None,
+        thick=_is_thick(pool),
+    )
+    return Recipe(offer, wish, template)
 
 
 # From elsewhere
 
 
-def _brought_in(session: Session, order: Order, plain: DiskWish) -> Recipe:
+def _brought_in(session: Session, pool: Pool | None, order: Order, plain: DiskWish) -> Recipe:
     """A copy of a file from outside of the pool, inspected on its way in."""
     want = order.want
     try:
@@ -123,7 +153,12 @@ def _brought_in(session: Session, order: Order, plain: DiskWish) -> Recipe:
             raise NotFound(problem) from None
         session.warnings.append(f"{problem} Check mode goes on as if an earlier task brought it.")
     source = Incoming(SourceSpec(order.path, order.format), Bounds(LARGEST, want.bytes or LARGEST, LONGEST_IMPORT))
-    return Recipe(Offer(strategy="copy"), replace(plain, source=source, format="raw"))
+    try:
+        cost = source.cost(session.around.runner)
+    except StorageError:
+        cost = UNKNOWN  # why it cannot be read is told when it is
+    offer = Offer(strategy="copy", read=cost.read, written=cost.written, thick=_is_thick(pool))
+    return Recipe(offer, replace(plain, source=source, format="raw"))
 
 
 def _adopted(session: Session, site: Site, pool: Pool, order: Order, name: str) -> Recipe:
@@ -162,7 +197,9 @@ def _adopted(session: Session, site: Site, pool: Pool, order: Order, name: str) 
         origin={"import": order.path},
     )
     reason = "a volume of the pool itself is taken over as it is"
-    return Recipe(Offer(size, "adopt", reason, needs_image=bool(backing)), wish)
+    to_flatten = backend.to_flatten(volume) if backing and want.flattened else 0
+    offer = Offer(size, "adopt", reason, needs_image=bool(backing), to_flatten=to_flatten, thick=_is_thick(pool))
+    return Recipe(offer, wish)
 
 
 async def _native(pool: Pool, name: str) -> str | None:

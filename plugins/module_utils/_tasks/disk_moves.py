@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._algorithms.cache import look_up
-from .._algorithms.moving import MOVES, Mark, Moved, MoveWish, marks, move, moved_from, settle_moves, unseen
+from .._algorithms.moving import Mark, Moved, MoveWish, marks_in, move, moved_from, settle_moves, unseen
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk
 from .._ground.disk_data import DiskData
-from .._ground.errors import NotFound
+from .._ground.errors import NotFound, StorageError
 from .._policy.disk_plan import Found, Moving, Wanted, plan_finish, plan_move
 from .._policy.plan import Fields, Plan
 from .._records.types import USABLE, Disk, Image, State
@@ -87,7 +87,8 @@ def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
     backend, own = session.backend(source), image is not None
     wish = replace(wish, image=image, reason=reason, content=DiskData(lambda: backend.disk_data(disk.volume, own)))
     with backend.disk_data(disk.volume, own) as reader:
-        moving = Moving(source.name, "delta" if own else "whole", reason, reader.amount())
+        how, thick = "delta" if own else "whole", target.capabilities.thick
+        moving = Moving(source.name, how, reason, reader.amount(), seen.stat.allocated, thick)
     return Move(source, seen, wish, moving, pools)
 
 
@@ -126,16 +127,20 @@ async def _content(pool: Pool, image: Image) -> str:
 
 @dataclass(frozen=True)
 class Left:
-    """A mark that a move left in ``source``; ``done`` where the copy is the disk by now."""
+    """A mark that a move left in ``source``; ``done`` where the copy is the disk by now. Then ``allocated`` is what
+    that takes up which it was copied from."""
 
     source: Pool
     target: Pool
     mark: Mark
     done: bool
+    allocated: int = 0
 
     def plan(self) -> Plan:
         """What is to be seen of bringing it to its end. What comes to nothing was never there."""
-        return plan_finish(*self.mark.slot, self.source.name, self.target.name) if self.done else Plan()
+        if not self.done:
+            return Plan()
+        return plan_finish(*self.mark.slot, self.source.name, self.target.name, self.allocated)
 
 
 def broken_off(session: Session, sites: Sequence[Site], standing: Mapping[Slot, Sequence[str]]) -> list[Left]:
@@ -166,7 +171,7 @@ def left_over(session: Session, pool: Pool, disks: Iterable[Disk], slots: Collec
     found = []
     for name in dict.fromkeys(names):
         source = session.open(name, make=False) if name in here else None
-        for mark in session.run(_marks(source)) if source is not None else ():
+        for mark in session.run(marks_in(source)) if source is not None else ():
             if source is not None and (mark.slot in slots or (mark.slot[0], "") in slots):
                 found.append(_left(session, source, mark))
     return found
@@ -177,11 +182,22 @@ def _left(session: Session, source: Pool, mark: Mark) -> Left:
     state = None if target is None else session.run(listing_of(target)).state(mark.copy)
     if target is None or state is None:
         raise unseen(source.name, mark)
-    return Left(source, target, mark, state in USABLE)
+    if state not in USABLE:
+        return Left(source, target, mark, False)
+    return Left(source, target, mark, True, session.run(_left_behind(source, target, mark)))
 
 
-async def _marks(pool: Pool) -> list[Mark]:
-    return marks(await pool.records.references(MOVES))
+async def _left_behind(source: Pool, target: Pool, mark: Mark) -> int:
+    """What the disk takes up that a copy was made of."""
+    copy = await target.records.read(mark.copy)
+    record_id = moved_from(copy)[1] if isinstance(copy, Disk) else ""
+    if (await source.records.states()).state(record_id) not in USABLE:
+        return 0
+    try:
+        stat = await source.volumes.stat((await source.records.read(record_id)).volume)
+    except StorageError:
+        return 0  # what is damaged goes all the same
+    return stat.allocated if stat is not None else 0
 
 
 def settle_left(session: Session, left: Sequence[Left]) -> None:

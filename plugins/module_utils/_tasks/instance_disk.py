@@ -12,9 +12,8 @@ import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from .._algorithms.cache import fill, look_up
+from .._algorithms.cache import ImageWish, fill, look_up
 from .._algorithms.disks import DiskWish, delete, flatten, format_for, grow, make, refuse_replaced
-from .._algorithms.moving import Moved
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk_by_id
 from .._ground.drive import Ended
@@ -23,6 +22,7 @@ from .._policy.disk_plan import Found, Offer, Wanted, check_discard, plan
 from .._policy.plan import Action, Fields, Plan
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, State, taken_apart
+from .costs import Counts, counted, foretold, taken
 from .disk_contents import Recipe, recipe
 from .disk_moves import Move, attended, broken_off, left_over, moves_into, settle_left, superseded
 from .disk_placement import everywhere, placed
@@ -93,17 +93,27 @@ def _present(session: Session, ordered: Sequence[Order], allow_move: bool) -> Fi
     steps = {site.name: list(_steps(session, site, standing)) for site in sites}
     plans = {step.order.slot: step.plan for site in sites for step in steps[site.name]}
     joined = Plan.join([*finished, *(plans[order.slot] for order in ordered)])
-    moved: dict[Slot, Fields] = {}
+    costs, counts = foretold(session, joined), Counts()
     if joined.changed and not session.check_mode:
-        first_error([ended for site in sites for ended in _apply(session, site, steps[site.name], moved)])
+        first_error([ended for site in sites for ended in _apply(session, site, steps[site.name], counts)])
+        costs.update(counted(joined, counts))
         made = {site.name: site for site in look(session, [each for each in ordered if plans[each.slot].changed])}
         for site in sites:
             if site.name in made:
                 site.disks.update(made[site.name].disks)
     shown = {step.order.slot: _shown(session, site, step) for site in sites for step in steps[site.name]}
-    for slot, facts in moved.items():
-        shown[slot]["moved"] = facts
-    return {**joined.to_result(), "disks": with_targets([shown[o.slot] for o in ordered], [o.want for o in ordered])}
+    for site in sites:
+        for step in steps[site.name]:
+            if step.move is not None and ("move", step.order.want.what) in counts:
+                shown[step.order.slot]["moved"] = {
+                    "from": step.move.source.name,
+                    **counts["move", step.order.want.what],
+                }
+    return {
+        **joined.to_result(),
+        **costs,
+        "disks": with_targets([shown[o.slot] for o in ordered], [o.want for o in ordered]),
+    }
 
 
 def _found(session: Session, ordered: Sequence[Order]) -> tuple[list[Site], dict[Slot, list[str]], list[Plan]]:
@@ -142,11 +152,12 @@ def _steps(session: Session, site: Site, standing: Mapping[Slot, Sequence[str]])
             _check_discard(site, want, made.wish)
             yield Step(order, plan(want, None, made.offer), None, made)
             continue
-        found = Found(seen.stat.size, seen.disk.origin, seen.backing is not None, users.get(order.slot, ""))
+        found = _as_found(session, site, seen, want, users.get(order.slot, ""))
         _check_discard(site, want, seen.disk)
-        stocked = site.stock.get(want.content)
-        offer = Offer(stocked.size, name=stocked.image.name) if stocked is not None else Offer()
+        stocked, thick = site.stock.get(want.content), site.pool is not None and site.pool.capabilities.thick
+        offer = Offer(stocked.size, name=stocked.image.name, thick=thick) if stocked is not None else Offer(thick=thick)
         made_anew = recipe(session, site, order) if want.replace else None
+        offer = made_anew.offer if made_anew is not None else offer
         yield Step(order, plan(want, found, offer), seen, made_anew)
 
 
@@ -156,6 +167,20 @@ def _check_discard(site: Site, want: Wanted, disk: Disk | DiskWish) -> None:
         offered = site.pool.capabilities
         format = disk.volume.format if isinstance(disk, Disk) else format_for(disk, offered)
         check_discard(want, format, offered.keeps_space)
+
+
+def _as_found(session: Session, site: Site, seen: SeenDisk, want: Wanted, users: str) -> Found:
+    """The disk as the plan wants to know it; ``seen`` has its volume."""
+    stat, needs_image = seen.stat, seen.backing is not None
+    if site.pool is None or stat is None:
+        raise AssertionError
+    to_flatten: int | None = 0
+    if want.flattened and needs_image and not users:
+        try:
+            to_flatten = session.backend(site.pool).to_flatten(seen.disk.volume)
+        except StorageError:
+            to_flatten = None  # only qemu can tell
+    return Found(stat.size, seen.disk.origin, needs_image, users, stat.allocated, to_flatten)
 
 
 def _users_in_the_way(session: Session, site: Site) -> dict[Slot, str]:
@@ -196,16 +221,16 @@ def _shown(session: Session, site: Site, step: Step) -> Fields:
     return shown
 
 
-def _apply(session: Session, site: Site, steps: Sequence[Step], moved: dict[Slot, Fields]) -> list[Ended]:
+def _apply(session: Session, site: Site, steps: Sequence[Step], counts: Counts) -> list[Ended]:
     """Carry out what is planned for one pool: templates first, then all disks side by side. One that fails leaves
     the others alone."""
     pool = site.pool
     due = [step for step in steps if step.plan.changed]
     if pool is None or not due:
         return []
-    broken = _fill_templates(session, site, pool, due)
+    broken = _fill_templates(session, site, pool, due, counts)
     able = [step for step in due if not (step.recipe and step.recipe.template and step.recipe.template.key in broken)]
-    tasks = [(pool, _provide(pool, step, moved)) for step in able]
+    tasks = [(pool, _provide(pool, step, counts)) for step in able]
     used = {site.stock[s.order.want.content].image.id for s in able if s.order.want.content in site.stock}
     now = session.now()
     uses = [(pool, _note_use(pool, each, now)) for each in sorted(used)]
@@ -213,36 +238,48 @@ def _apply(session: Session, site: Site, steps: Sequence[Step], moved: dict[Slot
     return [*(Ended(error=error) for error in broken.values()), *ended]
 
 
-def _fill_templates(session: Session, site: Site, pool: Pool, due: Sequence[Step]) -> dict[str, Exception]:
-    """Have the templates of new disks in the cache; gives the errors, by the key of the template."""
-    wanted = {step.recipe.template.key: step.recipe.template for step in due if step.recipe and step.recipe.template}
+def _fill_templates(
+    session: Session, site: Site, pool: Pool, due: Sequence[Step], counts: Counts
+) -> dict[str, Exception]:
+    """Have the templates of new disks in the cache; gives the errors, by the key of the template. What making one takes
+    counts for the first disk that is made of it."""
+    wanted: dict[str, tuple[ImageWish, str]] = {}
+    for step in due:
+        if step.recipe and step.recipe.template:
+            wanted.setdefault(step.recipe.template.key, (step.recipe.template, step.order.want.what))
     lacking = [each for key, each in wanted.items() if session.run(look_up(pool, key, site.listing)) is None]
     if not lacking:
         return {}
-    ended = session.work(pool, [fill(pool, each) for each in lacking])
-    return {each.key: end.error for each, end in zip(lacking, ended) if end.error is not None}
+    ended = session.work(pool, [fill(pool, wish) for wish, _what in lacking])
+    for (_wish, what), end in zip(lacking, ended):
+        if end.error is None:
+            counts["make", what] = taken(end.value.facts)
+    return {wish.key: end.error for (wish, _what), end in zip(lacking, ended) if end.error is not None}
 
 
 async def _note_use(pool: Pool, image_id: str, now: str) -> None:
     await pool.records.note(image_id, "use", {"at": now})
 
 
-async def _provide(pool: Pool, step: Step, moved: dict[Slot, Fields]) -> None:
-    """One disk, as its plan says; what moving it took is put into ``moved``."""
-    disk = step.seen.disk if step.seen is not None else None
+async def _provide(pool: Pool, step: Step, counts: Counts) -> None:
+    """One disk, as its plan says; what that took is put into ``counts``."""
+    disk, what = step.seen.disk if step.seen is not None else None, step.order.want.what
     try:
         if step.does("replace") and disk is not None:
             await delete(pool, disk)
             disk = None
         if disk is None and step.recipe is not None:
-            disk = (await make(pool, step.recipe.wish)).disk
+            made = await make(pool, step.recipe.wish)
+            disk = made.disk
+            counts.setdefault(("replace" if step.does("replace") else "make", what), taken(made.facts))
         if step.move is not None:
             came = await step.move.carry_out(pool)
-            disk, moved[step.order.slot] = came.disk, _cost(step.move, came)
+            disk, counts["move", what] = came.disk, taken(came.facts)
         if disk is not None and step.does("grow"):
             await grow(pool, disk, step.order.want.bytes)
         if disk is not None and step.does("flatten"):
-            await flatten(pool, disk)
+            amount = await flatten(pool, disk)
+            counts["flatten", what] = taken({"bytes_read": amount, "bytes_written": amount})
     except StorageError as error:
         want = step.order.want
         error.facts.setdefault("disk", f"{want.role} of {want.instance}")
@@ -252,15 +289,11 @@ async def _provide(pool: Pool, step: Step, moved: dict[Slot, Fields]) -> None:
         raise
 
 
-def _cost(move: Move, came: Moved) -> Fields:
-    return {"from": move.source.name, **{name: came.facts.get(name, 0) for name in ("bytes_read", "bytes_written")}}
-
-
 # absent
 
 
 def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
-    going: list[tuple[Pool, list[Disk]]] = []
+    going: list[tuple[Pool, list[tuple[Disk, int]]]] = []
     finished: list[Plan] = []
     ordered = everywhere(session, ordered)
     for name in dict.fromkeys(order.want.pool for order in ordered):
@@ -270,24 +303,26 @@ def _absent(session: Session, ordered: Sequence[Order]) -> Fields:
             slots = {order.slot for order in ordered if order.want.pool == name}
             refuse_lost(session.run, pool, inventory, listing, slots)
             disks = _see_all(session, pool, listing, slots)
-            left = left_over(session, pool, disks, slots)
+            left = left_over(session, pool, [disk for disk, _allocated in disks], slots)
             if left and not session.check_mode:
                 settle_left(session, left)
                 disks = _see_all(session, pool, session.run(listing_of(pool)), slots)
             finished += [each.plan() for each in left]
             gone = superseded(left, name)
-            going.append((pool, [disk for disk in disks if (disk.instance, disk.role) not in gone]))
-    removals = Plan.join([*finished, *(_removal(pool.name, disk) for pool, disks in going for disk in disks)])
+            going.append((pool, [each for each in disks if (each[0].instance, each[0].role) not in gone]))
+    removals = Plan.join([*finished, *(_removal(pool.name, *each) for pool, disks in going for each in disks)])
+    costs = foretold(session, removals)
     if not session.check_mode:
         ended = []
         for pool, disks in going:
             if disks:
-                ended += session.work(pool, [delete(pool, disk) for disk in disks])
+                ended += session.work(pool, [delete(pool, disk) for disk, _allocated in disks])
         first_error(ended)
-    return {**removals.to_result(), "disks": []}
+        costs.update(counted(removals, {}))
+    return {**removals.to_result(), **costs, "disks": []}
 
 
-def _see_all(session: Session, pool: Pool, listing: Listing, slots: Collection[Slot]) -> list[Disk]:
+def _see_all(session: Session, pool: Pool, listing: Listing, slots: Collection[Slot]) -> list[tuple[Disk, int]]:
     ended = session.run_all([_see_to_remove(pool, each, listing.state(each)) for each in _meant(listing, slots)])
     first_error(ended)
     return [each.value for each in ended]
@@ -304,9 +339,9 @@ def _meant(listing: Listing, slots: Collection[Slot]) -> list[str]:
     return sorted(found)
 
 
-async def _see_to_remove(pool: Pool, record_id: str, state: State | None) -> Disk:
-    """The disk, if nothing uses it and it is what its record says. A missing volume or image is no bar to removing
-    what is left."""
+async def _see_to_remove(pool: Pool, record_id: str, state: State | None) -> tuple[Disk, int]:
+    """The disk, if nothing uses it and it is what its record says, and what it takes up. A missing volume or image is no
+    bar to removing what is left."""
     disk = await pool.records.read(record_id)
     if not isinstance(disk, Disk):
         raise NotFound(f"The record of {record_id} is not that of a disk.")
@@ -319,9 +354,14 @@ async def _see_to_remove(pool: Pool, record_id: str, state: State | None) -> Dis
         )
     if state in USABLE:
         await refuse_replaced(pool, disk)
-    return disk
+    try:
+        stat = await pool.volumes.stat(disk.volume)
+    except StorageError:
+        stat = None  # a header that was lost is no bar, either
+    return disk, stat.allocated if stat is not None else 0
 
 
-def _removal(pool: str, disk: Disk) -> Plan:
+def _removal(pool: str, disk: Disk, allocated: int) -> Plan:
     what = f"disk {disk.role} of {disk.instance} in pool {pool}"
-    return Plan((Action("remove", what, f"remove {what} ({disk.id})"),), {what: {"state": "ready"}}, {})
+    action = Action("remove", what, f"remove {what} ({disk.id})", takes={pool: -allocated})
+    return Plan((action,), {what: {"state": "ready"}}, {})

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from .._algorithms.pool import Pool, attend, depart
@@ -138,6 +138,10 @@ class Session:
     def now(self) -> str:
         """The time of day, as records have it."""
         return Clockwork().now()
+
+    def opened(self) -> Mapping[str, Pool]:
+        """The pools that were opened so far, by name."""
+        return dict(self._pools)
 
     def backend(self, pool: Pool) -> Backend:
         """What the pool's backend tells besides its primitives."""

@@ -11,10 +11,13 @@ import pytest
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, InUse
 from ansible_collections.virt.storage.plugins.module_utils._policy.disk_plan import (
     Found,
+    Moving,
     Offer,
     Wanted,
     check_discard,
     plan,
+    plan_finish,
+    plan_move,
 )
 from ansible_collections.virt.storage.plugins.module_utils._policy.disk_xml import Attachment
 
@@ -77,9 +80,9 @@ def test_a_disk_is_flattened_once_and_not_while_it_is_used():
     assert sentences(want, None, replace(OFFER, strategy="copy", needs_image=False)) == [
         f"make {WHAT} (20.0 GiB, copy of image debian-12)"
     ]
-    flattened = plan(want, STANDING, OFFER)
+    flattened = plan(want, replace(STANDING, to_flatten=5), OFFER)
     assert (flattened.before, flattened.after) == ({WHAT: {"flattened": False}}, {WHAT: {"flattened": True}})
-    assert flattened.actions[0].bytes_to_write == OFFER.size
+    assert flattened.actions[0].bytes_to_read == flattened.actions[0].bytes_to_write == 5
     assert not plan(want, replace(STANDING, needs_image=False, users="guest web1"), OFFER).changed
     with pytest.raises(InUse, match=r"in use by guest web1 \(running, vda\): stop the guest"):
         plan(want, replace(STANDING, users="guest web1 (running, vda)"), OFFER)
@@ -167,3 +170,43 @@ def test_a_guest_gives_nothing_back_where_its_disk_has_to_keep_its_space():
     check_discard(unmap, "qcow2", frozenset())
     for kept in (None, "ignore"):
         check_discard(replace(IMAGE, attachment=Attachment(discard=kept)), "qcow2", {"qcow2"})
+
+
+COPY = replace(OFFER, strategy="copy", needs_image=False, read=7, written=6)
+
+
+@pytest.mark.parametrize(
+    ("want", "have", "offer", "takes"),
+    [
+        (IMAGE, None, COPY, [{"ssd": 6}]),
+        (IMAGE, None, replace(COPY, thick=True), [{"ssd": 20 * GIB}]),
+        (IMAGE, None, replace(COPY, written=None), [{"ssd": None}]),
+        (replace(IMAGE, size=0), None, Offer(thick=True), [{"ssd": None}]),
+        (replace(IMAGE, flattened=True), None, replace(OFFER, to_flatten=5), [{"ssd": 0}, {"ssd": 5}]),
+        (
+            replace(IMAGE, flattened=True),
+            None,
+            replace(OFFER, to_flatten=5, thick=True),
+            [{"ssd": 20 * GIB}, {"ssd": 0}],
+        ),
+        (replace(IMAGE, size=21 * GIB), STANDING, OFFER, [{"ssd": 0}]),
+        (replace(IMAGE, size=21 * GIB), STANDING, replace(OFFER, thick=True), [{"ssd": GIB}]),
+        (
+            replace(CONFIG, replace=True),
+            Found(4096, {"config": "x"}, allocated=4096),
+            Offer(written=5120),
+            [{"ssd": 1024}],
+        ),
+    ],
+)
+def test_what_a_step_takes_from_its_pool(want, have, offer, takes):
+    assert [action.takes for action in plan(want, have, offer).actions] == takes
+
+
+def test_a_move_takes_from_one_pool_and_gives_to_the_other():
+    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "delta", "because", 9, allocated=11)).actions
+    assert (move.bytes_to_read, move.bytes_to_write, move.takes) == (9, 9, {"ssd": 9, "hdd": -11})
+    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "whole", "because", 9, allocated=11, thick=True)).actions
+    assert move.takes == {"ssd": 20 * GIB, "hdd": -11}
+    (finish,) = plan_finish("web1", "root", "hdd", "ssd", 11).actions
+    assert finish.takes == {"hdd": -11}

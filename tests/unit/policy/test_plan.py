@@ -73,3 +73,19 @@ def test_only_what_was_set_is_compared():
     assert "autostart" not in found
     assert found.before == {"owner": None, "labels": {"tier": "fast"}}
     assert found.after == {"owner": 0, "labels": {}}
+
+
+def test_what_is_free_after_each_step_follows_from_those_before():
+    def step(**takes: int | None) -> Action:
+        return Action("make", "disk", "make disk", takes=takes)
+
+    plan = Plan((step(ssd=10), DEFINE, step(ssd=5, hdd=-7, elsewhere=1), step(hdd=None), step(hdd=1, ssd=0)))
+    assert plan.fill_after({"ssd": (100, 50), "hdd": (200, 0)}) == [
+        {"ssd": {"capacity": 100, "free": 40}},
+        {},
+        {"ssd": {"capacity": 100, "free": 35}, "hdd": {"capacity": 200, "free": 7}},
+        {"hdd": {"capacity": 200, "free": None}},
+        {"hdd": {"capacity": 200, "free": None}, "ssd": {"capacity": 100, "free": 35}},
+    ]
+    assert plan.to_result()["plan"][0]["takes"] == {"ssd": 10}
+    assert "takes" not in plan.to_result()["plan"][1]
