@@ -66,7 +66,7 @@ options:
       - "It reports without failing, under RV(reports): volumes without a record (C(volume_unmanaged)), and work that
         was begun and whose maker is gone, or a removal that is not finished (C(unfinished)), and disks whose header
         names their image by its old name until M(virt.storage.storage_layout) finds their guest off
-        (C(pointer_waits))."
+        (C(pointer_waits)), and disks whose move to another pool is not at its end (C(moving))."
     type: str
     choices: [present, verified, rebuilt, absent]
     default: present

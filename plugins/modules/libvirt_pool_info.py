@@ -122,6 +122,13 @@ pools:
       type: dict
       sample:
         max_bytes: 53687091200
+    cached:
+      description:
+        - How many bytes of RV(pools[].allocation) the images of the cache take up. They count apart from disks, which
+          may go where they are, while images go when the cache is pruned.
+      returned: when the pool can be read
+      type: int
+      sample: 4831838208
     unmanaged:
       description: Names of what lies in the pool without a record.
       returned: when the pool can be read

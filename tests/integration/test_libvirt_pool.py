@@ -444,11 +444,25 @@ def test_killed_at_any_moment_the_same_task_converges(task, place, libvirtd):
         assert task("libvirt_pool", type="dir", labels={"tier": "fast"}, **given)["changed"] is False
 
 
+def test_info_tells_what_the_cache_has_apart(task, pool, tmp_path):
+    source = tmp_path / "disk.raw"
+    source.write_bytes(os.urandom(3 << 20))
+    wanted = [{"name": name, "source": str(source), "format": "raw", "refresh": True} for name in ("a", "b")]
+    images = []
+    for image in wanted:
+        images += task("cached_image", pools=[pool["name"]], images=[image])["images"]
+        source.write_bytes(os.urandom(2 << 20))
+    task("instance_disk", pool=pool["name"], disks=[{"instance": f"web-{pool['name']}", "image": "a", "clone": "copy"}])
+    (told,) = task("libvirt_pool_info", name=[pool["name"]])["pools"]
+    assert told["cached"] == sum(image["allocated"] for image in images) == 5 << 20
+
+
 def test_info_names_all_pools_or_those_asked_for(task, pool):
     everything = task("libvirt_pool_info")
     assert everything["changed"] is False
-    assert pool in everything["pools"]
-    assert task("libvirt_pool_info", name=[pool["name"], "vst-not-there"])["pools"] == [pool]
+    told = {**pool, "cached": 0}
+    assert told in everything["pools"]
+    assert task("libvirt_pool_info", name=[pool["name"], "vst-not-there"])["pools"] == [told]
     assert task("libvirt_pool_info", check=True, name=["vst-not-there"])["pools"] == []
 
 

@@ -223,7 +223,7 @@ def test_labels_and_limits_are_kept_in_the_cluster(four, task, store):
     again = four("libvirt_pool", labels=labels, **store.wanted())
     assert not any(action.startswith("label") for action in again.run["actions"])
     assert again.check["pool"]["labels"] == again.run["pool"]["labels"] == labels
-    assert task("libvirt_pool_info", name=[store.name])["pools"] == [again.run["pool"]]
+    assert task("libvirt_pool_info", name=[store.name])["pools"] == [{**again.run["pool"], "cached": 0}]
 
 
 def test_records_and_secret_go_with_the_pool_when_it_holds_nothing(four, task, refused, store, libvirtd):

@@ -271,3 +271,39 @@ def test_a_mark_that_leads_to_a_pool_of_another_host_keeps_the_disk_from_being_u
     mark.touch()
     for state in ("present", "absent"):
         assert "run this on a host that has that pool" in here.refused({"instance": WEB}, state=state)
+
+
+def test_a_disk_between_two_pools_is_not_let_go_of_and_is_reported(task: Modules, pools: tuple[Store, Store]) -> None:
+    here, there = pools
+    (disk,) = here.make({"instance": WEB, "role": "data", "blank": {}, "size": str(MIB)})
+    volume = Path(str(disk["path"])).read_bytes()
+    (moved,) = there.make({"instance": WEB, "role": "data"}, allow_move=True)
+    body = here.record(disk)
+    body.with_name(f"{disk['id']}.gone").rename(body.with_name(f"{disk['id']}.ready"))
+    Path(str(disk["path"])).write_bytes(volume)
+    mark = marked(here, moved, there)
+    for store in pools:
+        refusal = task.refused(
+            "disk_metadata", state="absent", pool=store.name, disks=[{"instance": WEB, "role": "data"}]
+        )
+        assert f"from pool {here.name} to pool {there.name}" in refusal
+    assert mark.exists()
+    assert os.path.exists(str(disk["path"]))
+    (report,) = task("disk_metadata", state="verified", pool=here.name)["reports"]
+    assert (report["problem"], report["id"]) == ("moving", disk["id"])
+    assert f"to pool {there.name} is not at its end" in report["message"]
+    assert task("disk_metadata", state="verified", pool=there.name)["reports"] == []
+    there.make({"instance": WEB, "role": "data"})
+    assert task("disk_metadata", state="verified", pool=here.name)["reports"] == []
+
+
+def test_a_flavor_finds_the_disk_that_a_broken_move_has_made(task: Modules, pools: tuple[Store, Store]) -> None:
+    here, there = pools
+    disk, moved, _mark = broken_off(here, there)
+    flavors = {"any": {"root": [{"pools": [here.name, there.name]}]}}
+    four = task.four("instance_disk", flavor="any", flavors=flavors, disks=[{"instance": WEB, "image": "base"}])
+    assert four.run["actions"] == [finishing(here, there)]
+    assert four.run["plan"][0]["takes"] == {here.name: four.run["plan"][0]["takes"][here.name]}
+    assert four.run["plan"][0]["takes"][here.name] < 0
+    assert (four.run["disks"][0]["id"], four.run["disks"][0]["placement"]) == (moved["id"], "it stands there")
+    nothing_left(here, disk)

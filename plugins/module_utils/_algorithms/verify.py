@@ -22,11 +22,13 @@ from .._records.contract import Listing
 from .._records.types import ENDED, USABLE, Disk, Image, Record, State, is_id, taken_apart
 from . import rules
 from .conversion_journal import old_pointers, read_journal
+from .moving import marks_in
 from .pool import Pool
 from .rebuild import SERVING
 
-REPORTS = frozenset({"volume_unmanaged", "unfinished", "pointer_waits"})
-"""What is told and is no fault: another's volume, work that a prune will clear, a header that waits for its guest."""
+REPORTS = frozenset({"volume_unmanaged", "unfinished", "pointer_waits", "moving"})
+"""What is told and is no fault: another's volume, work that a prune will clear, a header that waits for its guest, a
+move that has its end to come to."""
 
 CHECKS = {
     "record_damaged": "{why}",
@@ -55,6 +57,8 @@ CHECKS = {
     "volume_unmanaged": "The volume {volume} has no record: it is left alone; adopt it with disk_metadata "
     "state=present if it is a disk.",
     "unfinished": "{what} was begun and not finished: cached_image state=pruned clears it.",
+    "moving": "The move of the disk {id} to pool {pool} is not at its end: where nobody is at work on it, "
+    "instance_disk with the disk in that pool finishes it, or takes back what was begun.",
 }
 
 
@@ -143,6 +147,8 @@ async def verify(pool: Pool) -> list[Finding]:
             found.append(_finding(code, record_id, why=unread.message))
         elif record_id in held.records:
             found += await _record(pool, held, held.records[record_id], state, waiting)
+    for mark in await marks_in(pool):
+        found += [_finding("moving", each, pool=mark.pool) for each in held.listing.slot(*mark.slot)]
     now = await pool.records.states()
     still = [each for each in found if not each.id or now.state(each.id) is held.listing.state(each.id)]
     return sorted(still, key=lambda each: (each.id, each.volume, each.problem))

@@ -28,7 +28,8 @@ class Place:
     """A pool of the host as it is now.
 
     ``provisioned`` are the sizes of its recorded disks, whatever they take up; ``cached`` is what its images take up,
-    which is counted apart. ``problem`` says why nothing can be placed in it, whatever a flavor allows.
+    which is counted apart. In a ``thick`` one a disk takes up its whole size at once. ``problem`` says why nothing can
+    be placed in it, whatever a flavor allows.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Place:
     free: int = 0
     provisioned: int = 0
     cached: int = 0
+    thick: bool = False
     problem: str = ""
 
 
@@ -121,7 +123,11 @@ class _Room:
     def take(self, demand: Demand) -> None:
         """Count a disk in."""
         self._promised += demand.size
-        self._free -= demand.written
+        self._free -= self._at_once(demand)
+
+    def _at_once(self, demand: Demand) -> int:
+        """What the disk takes up when it is made."""
+        return demand.size if self.pool.thick else demand.written
 
     def left(self, choice: Choice) -> int:
         """The bytes that may still be promised; negative where too many were."""
@@ -133,8 +139,8 @@ class _Room:
         if demand.size > left:
             most = in_words(self._promised + left)
             return f"of {most} that may be promised to disks, {in_words(self._promised)} are"
-        if self._free - demand.written < choice.min_free:
-            needed = in_words(choice.min_free + demand.written)
+        if self._free - self._at_once(demand) < choice.min_free:
+            needed = in_words(choice.min_free + self._at_once(demand))
             images = f", while cached images take {in_words(self.pool.cached)}" if self.pool.cached else ""
             return f"{in_words(max(0, self._free))} are free and {needed} have to be{images}"
         return ""

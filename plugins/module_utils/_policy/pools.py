@@ -65,8 +65,8 @@ class Folder:
 class Contents:
     """What is in a pool: labels and cache limits, recorded disks and images, and what has no record.
 
-    ``leftovers`` are volumes whose record has ended, ``busy`` the locks that somebody holds. ``problem`` says why
-    nothing of this could be read; "" when it could.
+    ``cached`` is what the images take up in bytes, None where nobody asked. ``leftovers`` are volumes whose record has
+    ended, ``busy`` the locks that somebody holds. ``problem`` says why nothing of this could be read; "" when it could.
     """
 
     labels: Mapping[str, Any] = field(default_factory=dict)
@@ -74,6 +74,7 @@ class Contents:
     disks: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
     unmanaged: tuple[str, ...] = ()
+    cached: int | None = None
     leftovers: tuple[str, ...] = ()
     busy: tuple[str, ...] = ()
     problem: str = ""

@@ -20,6 +20,7 @@ from .._algorithms.verify import Finding, Holdings, id_in, is_exposed, look, ver
 from .._ground.errors import Busy, InUse, LostMetadata, NewerSchema, StorageError
 from .._policy.plan import Action, Fields, Plan
 from .._records.types import USABLE, Disk, State, Volume, taken_apart
+from .disk_moves import left_over
 from .metadata_plan import Examined, Site, Step, decide, replaced
 from .metadata_result import described, foreseen, managed
 from .metadata_wishes import DEFAULT_ROLE, Statement, selections, statements
@@ -201,6 +202,7 @@ def _absent(session: Session, reader: Reader, wanted: Sequence[Fields]) -> Field
     ids = dict.fromkeys(record_id for each in wanted for record_id in _selected(each, held))
     for record_id in ids:
         _check_releasable(record_id, reader.pool, held)
+    _check_settled(session, reader, [each for each in map(held.records.get, ids) if isinstance(each, Disk)])
     plan = Plan.join(_release_plan(record_id, reader.pool.name, held) for record_id in ids)
     if plan.changed and not session.check_mode:
         pool = session.open(reader.pool.name)
@@ -250,6 +252,16 @@ def _check_releasable(record_id: str, pool: Pool, held: Holdings) -> None:
             f"The disk {disk.role} of {disk.instance} needs the image {disk.backing}, which would be pruned under it: "
             "flatten the disk first.",
             id=record_id,
+        )
+
+
+def _check_settled(session: Session, reader: Reader, disks: Sequence[Disk]) -> None:
+    """No disk is let go of while it is not settled which of two it is: a move's copy, or what that was made of."""
+    for left in left_over(session, reader.pool, disks, {(disk.instance, disk.role) for disk in disks}):
+        instance, role = left.mark.slot
+        raise Busy(
+            f"The disk {role} of {instance} is on its way from pool {left.source.name} to pool {left.target.name}: "
+            "have instance_disk bring its move to an end first."
         )
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from .._algorithms.moving import Mark, marks_in
 from .._algorithms.pool import Pool
 from .._algorithms.survey import ABOUT_POOL, image_named, labels, listing_of
 from .._ground.errors import BadInput, LostMetadata, NewerSchema, NotFound, StorageError
@@ -46,6 +47,10 @@ class Look:
     unseen: str = ""
     inventory: Collection[str] = ()
     listing: Listing = field(default_factory=lambda: Listing({}))
+    marks: Sequence[Mark] = ()
+    """Of moves out of the pool that are not at their end."""
+    left_behind: Collection[str] = ()
+    """The disks that such a move has made its copy of, which is the disk by now."""
     sizes: dict[str, int] = field(default_factory=dict)
     """What recorded disks promise, by id, as far as it was counted."""
 
@@ -94,7 +99,13 @@ def _in_pools(order: Order, names: Iterable[str]) -> list[Order]:
 
 
 def _look_at_all(session: Session) -> list[Look]:
-    return [look for look in (_look_at(session, status) for status in session.host.pools()) if look is not None]
+    """All pools."""
+    looks = [look for look in (_look_at(session, status) for status in session.host.pools()) if look is not None]
+    ready = {(look.name, each) for look in looks for each, state in look.listing.states.items() if state in USABLE}
+    for look in looks:
+        moved = [mark.slot for mark in look.marks if (mark.pool, mark.copy) in ready]
+        look.left_behind = {each for slot in moved for each in look.listing.slot(*slot)}
+    return looks
 
 
 def _look_at(session: Session, status: PoolStatus) -> Look | None:
@@ -110,6 +121,7 @@ def _look_at(session: Session, status: PoolStatus) -> Look | None:
             return None
         look = Look(Place(name), reader, inventory=look_at_volumes(reader.run, reader.pool))
         look.listing = reader.run(listing_of(reader.pool))
+        look.marks = reader.run(marks_in(reader.pool))
         look.place = reader.run(_describe(reader.pool))
     except NotFound:
         return None
@@ -122,7 +134,8 @@ async def _describe(pool: Pool) -> Place:
     config: Fields = (await pool.records.notes(ABOUT_POOL)).get(CONFIG, {})
     known = config.get("labels")
     capacity, free = await pool.volumes.capacity()
-    return Place(pool.name, known if isinstance(known, dict) else {}, capacity, free)
+    thick = pool.capabilities.thick
+    return Place(pool.name, known if isinstance(known, dict) else {}, capacity, free, thick=thick)
 
 
 def _standing(order: Order, looks: Iterable[Look]) -> list[tuple[Look, str]]:
@@ -131,7 +144,7 @@ def _standing(order: Order, looks: Iterable[Look]) -> list[tuple[Look, str]]:
         (look, record_id, look.listing.state(record_id) in USABLE)
         for look in looks
         for record_id in look.listing.slot(*order.slot)
-        if look.listing.state(record_id) is not State.DELETING
+        if look.listing.state(record_id) is not State.DELETING and record_id not in look.left_behind
     ]
     usable = [each for each in found if each[2]]
     pools = sorted({look.name for look, _record_id, _usable in usable})
@@ -170,7 +183,8 @@ def _allows(order: Order, pool: Place) -> bool:
 
 def _count(session: Session, look: Look, ordered: Sequence[Order]) -> None:
     """Add up what the pool's disks promise and its images take up, and what orders that name the pool will."""
-    ids = [each for each, state in look.listing.states.items() if state not in ENDED and state is not State.DELETING]
+    over = {*ENDED, State.DELETING}
+    ids = [each for each, s in look.listing.states.items() if s not in over and each not in look.left_behind]
     pool = look.reader.pool if look.reader is not None else None
     cached = 0
     for record_id, ended in zip(ids, session.run_all([_weigh(pool, each) for each in ids]) if pool else ()):

@@ -59,7 +59,7 @@ def info(params: Fields, check_mode: bool) -> Fields:
     wanted = params["name"]
     with connect(params["uri"], check_mode, warnings) as host:
         chosen = [status for status in host.pools() if not wanted or status.name in wanted]
-        pools = [describe(status.name, status, found(host, status)) for status in chosen]
+        pools = [describe(status.name, status, found(host, status, weigh=True)) for status in chosen]
         warnings += filter(None, (defined_anew(status.xml, status.stored) for status in chosen))
     return {"changed": False, "pools": pools, "warnings": warnings}
 

@@ -29,8 +29,8 @@ CONFIG = "config"
 """The topic of the pool's own facts that holds ``labels`` and ``limits``."""
 
 
-def read_contents(definition: Definition, around: Surroundings) -> Contents:
-    """What a pool holds, from its records and listings: no volume is opened.
+def read_contents(definition: Definition, around: Surroundings, weigh: bool = False) -> Contents:
+    """What a pool holds, from its records and listings: no volume is opened, unless to ``weigh`` the images.
 
     Records that cannot be read, or are too new, do not raise: they are the ``problem`` of what is returned.
     """
@@ -40,17 +40,32 @@ def read_contents(definition: Definition, around: Surroundings) -> Contents:
         busy = parts.records.busy()
         live = sorted(record_id for record_id, state in listing.states.items() if state not in ENDED)
         unmanaged, leftovers = _unrecorded(parts, listing)
+        images = tuple(record_id for record_id in live if taken_apart(record_id).image)
+        cached = _weight(parts, images) if weigh else None
     except StorageError as error:
         return Contents(problem=error.message)
     return Contents(
         labels=config.get("labels", {}),
         limits=config.get("limits", {}),
         disks=tuple(record_id for record_id in live if not taken_apart(record_id).image),
-        images=tuple(record_id for record_id in live if taken_apart(record_id).image),
+        images=images,
+        cached=cached,
         unmanaged=unmanaged,
         leftovers=leftovers,
         busy=busy,
     )
+
+
+def _weight(parts: Parts, images: Iterable[str]) -> int:
+    """What images take up, in bytes; one whose record cannot be read is not told apart from the rest of the pool."""
+    total = 0
+    for record_id in images:
+        try:
+            found = parts.volumes.stat(parts.records.read(record_id).volume)
+        except (LostMetadata, NewerSchema):
+            continue
+        total += found.allocated if found is not None else 0
+    return total
 
 
 def write_labels(definition: Definition, around: Surroundings, labels: Mapping[str, Any]) -> None:

@@ -51,8 +51,9 @@ def look(host: Host, want: Wish) -> tuple[PoolStatus | None, Found]:
     return status, _with_users(host, want, have, wished)
 
 
-def found(host: Host, status: PoolStatus | None, *, ask: bool = True) -> Found:
-    """What there is of one pool, as far as it can be seen without starting it: its definition and what it holds.
+def found(host: Host, status: PoolStatus | None, *, ask: bool = True, weigh: bool = False) -> Found:
+    """What there is of one pool, as far as it can be seen without starting it: its definition and what it holds, and
+    with ``weigh`` what its images take up.
 
     A Ceph cluster or a volume group is asked only where the answer is needed: one that is away is waited for, the
     records of the other are mounted.
@@ -68,7 +69,7 @@ def found(host: Host, status: PoolStatus | None, *, ask: bool = True) -> Found:
         active=status.active,
         persistent=status.persistent,
         autostart=status.autostart,
-        contents=read_contents(definition, around(host)) if readable else None,
+        contents=read_contents(definition, around(host), weigh) if readable else None,
         mount=mount.options if mount and mount.type.startswith("nfs") else "",
         group=look_at_group(definition.group, GroupWish())[0] if definition.group and asked else None,
     )

@@ -64,7 +64,9 @@ def foresee(name: str, status: PoolStatus | None, have: Found, after: Fields) ->
 def _described(contents: Contents) -> Fields:
     if contents.problem:
         return {"problem": contents.problem}
+    weighed = {} if contents.cached is None else {"cached": contents.cached}
     return {
+        **weighed,
         "labels": dict(contents.labels),
         "cache": {limit: value for limit, value in contents.limits.items() if value},
         "unmanaged": list(contents.unmanaged),

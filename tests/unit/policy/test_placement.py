@@ -53,6 +53,7 @@ def hosts(draw):
                 capacity=capacity,
                 free=min(capacity, draw(gibs)),
                 provisioned=draw(gibs),
+                thick=draw(st.sampled_from((False, False, True))),
                 problem=draw(st.sampled_from(("", "", "", "", "it is not active"))),
             )
         )
@@ -98,28 +99,34 @@ def allows(choice, pool):
     return named and all(str(pool.labels.get(name)) == value for name, value in choice.labels.items())
 
 
+def at_once(pool, demand):
+    """What a disk takes up as soon as it is made."""
+    return demand.size if pool.thick else demand.written
+
+
 def replayed(places, demands):
     """Every new disk in the order of placing, with the state of each pool just before: bytes promised and free."""
     answers = place(demands, places)
     promised = {each.name: each.provisioned for each in places}
     free = {each.name: each.free for each in places}
+    pools = {each.name: each for each in places}
     for demand in demands:
         if demand.stands:
             promised[demand.stands] += demand.size
-            free[demand.stands] -= demand.written
+            free[demand.stands] -= at_once(pools[demand.stands], demand)
     for demand in in_order(demands):
         if not demand.stands:
             answer = answers[demand.slot]
             yield demand, answer, dict(promised), dict(free)
             if isinstance(answer, Placed):
                 promised[answer.pool] += demand.size
-                free[answer.pool] -= demand.written
+                free[answer.pool] -= at_once(pools[answer.pool], demand)
 
 
 def fits(choice, pool, demand, promised, free):
     """Whether a disk may go to a pool by one choice."""
     room = promised[pool.name] + demand.size <= pool.capacity * choice.overcommit
-    left = free[pool.name] - demand.written >= choice.min_free
+    left = free[pool.name] - at_once(pool, demand) >= choice.min_free
     return not pool.problem and allows(choice, pool) and room and left
 
 
