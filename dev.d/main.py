@@ -50,7 +50,7 @@ FULL_PARTS = tuple(part for lane in FULL_LANES for part in lane)
 DEFAULT_LIMIT = 75 * 60
 FULL_LIMIT = 6 * 60 * 60
 
-BENCHES = ("fill", "clone", "noop")
+BENCHES = ("fill", "pools", "clone", "noop")
 
 
 def setup() -> None:

@@ -2,39 +2,43 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Disks that are placed by flavor, in three pools of known size."""
+"""Disks that are placed by flavor, in three pools of known size: file systems, or such and one in Ceph."""
 
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import libvirt
 import pytest
 
+from .ceph_site import ceph
 from .conftest import ModuleFailed, Modules, Place, Result
+from .pool_kinds import KINDS, Ground, Made
 
 MIB = 1 << 20
 LABELS = {"fast": {"media": "nvme", "tier": "gold"}, "quick": {"media": "nvme"}, "slow": {"media": "hdd", "rack": 7}}
 SIZES = {"fast": 128, "quick": 128, "slow": 1024}
 """MiB."""
+FILES = {"fast": "file system", "quick": "file system", "slow": "file system"}
+MIXED = {**FILES, "slow": "ceph"}
+"""The kinds of the three pools."""
 
 
 class Host:
-    """Three pools, each a file system of its own, and the image ``base`` of 8 MiB in all of them."""
+    """Three pools, and the image ``base`` of 8 MiB in all of them. Those of one size come by name."""
 
-    def __init__(self, task: Modules, place: Place) -> None:
+    def __init__(self, task: Modules, place: Place, pools: dict[str, Made]) -> None:
         self.task, self.place = task, place
-        given = sorted((place.pool() for _name in SIZES), key=lambda pool: pool["name"])
-        self.names = {name: pool["name"] for name, pool in zip(SIZES, given)}
-        self.paths = {name: Path(pool["path"]) for name, pool in zip(SIZES, given)}
-        for name, path in self.paths.items():
-            path.mkdir(mode=0o711)
-            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SIZES[name]}m,mode=711", "vst", path], check=True)
-            task("libvirt_pool", type="dir", name=self.names[name], path=str(path), labels=LABELS[name])
+        twins = sorted((pools["fast"], pools["quick"]), key=lambda pool: pool.name)
+        pools = {"fast": twins[0], "quick": twins[1], "slow": pools["slow"]}
+        self.names = {name: pool.name for name, pool in pools.items()}
+        self.paths = {name: Path(pool.prefix) for name, pool in pools.items()}
+        for name, labels in LABELS.items():
+            task("libvirt_pool", name=self.names[name], labels=labels)
         source = place.root / "base.raw"
         source.write_bytes(random.Random(3).randbytes(MIB) + bytes(7 * MIB))
         image = {"name": "base", "source": str(source), "format": "raw"}
@@ -73,18 +77,19 @@ class Host:
 
 
 @pytest.fixture
-def host(task: Modules, place: Place) -> Iterator[Host]:
-    here = None
-    try:
-        here = Host(task, place)
-        yield here
-    finally:
-        for pool in place.connection.listAllStoragePools(0):
-            if str(place.root) in pool.XMLDesc(0) and pool.isActive():
-                pool.destroy()
-        for path in place.root.iterdir():
-            if path.is_mount():
-                subprocess.run(["umount", path], check=True)
+def kinds() -> dict[str, str]:
+    """The kinds of the pools, unless a test says otherwise."""
+    return FILES
+
+
+@pytest.fixture
+def host(task: Modules, place: Place, kinds: dict[str, str]) -> Iterator[Host]:
+    ground = Ground(task, place, place.connection)
+    with ExitStack() as stack:
+        if "ceph" in kinds.values():
+            stack.enter_context(ceph.cluster())
+        pools = {name: stack.enter_context(KINDS[kind](ground, SIZES[name] * MIB)) for name, kind in kinds.items()}
+        yield Host(task, place, pools)
 
 
 def root(instance: str, **more: Any) -> Result:
@@ -116,6 +121,7 @@ def expected(disk: Result) -> str:
     return "fast" if (name, number) == ("silver", 8) else "quick"
 
 
+@pytest.mark.parametrize("kinds", [FILES, MIXED], ids=["files", "mixed"])
 def test_thirty_instances_of_four_flavors_land_as_the_policy_says(
     host: Host, play: Callable[..., list[Result]], libvirtd: libvirt.virConnect
 ) -> None:

@@ -340,8 +340,8 @@ def _meant(listing: Listing, slots: Collection[Slot]) -> list[str]:
 
 
 async def _see_to_remove(pool: Pool, record_id: str, state: State | None) -> tuple[Disk, int]:
-    """The disk, if nothing uses it and it is what its record says, and what it takes up. A missing volume or image is no
-    bar to removing what is left."""
+    """The disk, if nothing uses it and it is what its record says, and what it takes up. A missing volume or image is
+    no bar to removing what is left."""
     disk = await pool.records.read(record_id)
     if not isinstance(disk, Disk):
         raise NotFound(f"The record of {record_id} is not that of a disk.")
