@@ -23,7 +23,8 @@ options:
   pools:
     description:
       - The storage pools, by name. They have to be active.
-      - Without it all active pools of this host that have records.
+      - Without it all active pools of this host that have records. Those that cannot be looked into are told under
+        RV(unseen).
     type: list
     elements: str
 seealso:
@@ -132,6 +133,22 @@ images:
       sample: "The record of image+debian-12+1c0f4a9be2d73585+k7d2m4q9xa3e cannot be read: its content is not a record.
         Nothing is guessed from the volume; flatten the disks that need the image, and bring it in anew with
         cached_image."
+unseen:
+  description:
+    - The pools that cannot be looked into, such as one whose cluster does not answer. What is in them is not among
+      RV(images), and there is a warning for each. With O(pools) the task fails instead.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name of the pool.
+      type: str
+      sample: ceph
+    problem:
+      description: Why it cannot be looked into.
+      type: str
+      sample: Nothing is mounted at /srv/nfs, where the volumes of pool nfs are, though libvirt has it as active...
 """
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks.cached_image import info

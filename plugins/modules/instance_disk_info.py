@@ -23,7 +23,8 @@ options:
   pools:
     description:
       - The storage pools, by name. They have to be active.
-      - Without it all active pools of this host that have records.
+      - Without it all active pools of this host that have records. Those that cannot be looked into are told under
+        RV(unseen).
     type: list
     elements: str
   instances:
@@ -104,7 +105,9 @@ disks:
       type: str
       sample: image+debian-12+1c0f4a9be2d73585+p4x8e2m5q7ha
     strategy:
-      description: How the disk was made, one of V(overlay), V(reflink), V(copy), V(blank) and V(adopt).
+      description:
+        - How the disk was made, one of V(overlay), V(reflink), V(snapshot) in a thin pool, V(clone) in Ceph, V(copy),
+          V(blank) and V(adopt).
       type: str
       sample: overlay
     reason:
@@ -157,6 +160,22 @@ disks:
       type: str
       sample: The disk root of web1 is recorded as ready, but its volume web1+root+k7d2m4q9xa3e.qcow2 is missing from
         pool ssd...
+unseen:
+  description:
+    - The pools that cannot be looked into, such as one whose cluster does not answer. What is in them is not among
+      RV(disks), and there is a warning for each. With O(pools) the task fails instead.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The name of the pool.
+      type: str
+      sample: ceph
+    problem:
+      description: Why it cannot be looked into.
+      type: str
+      sample: Nothing is mounted at /srv/nfs, where the volumes of pool nfs are, though libvirt has it as active...
 """
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks.instance_disk import info

@@ -775,6 +775,20 @@ def test_a_pool_that_cannot_be_looked_at_keeps_nobody_else_from_working(own: Sto
     assert any(own.name in str(warning) and "could not be seen" in str(warning) for warning in result["warnings"])
 
 
+@pytest.mark.parametrize(("module", "what"), [("instance_disk_info", "disks"), ("cached_image_info", "images")])
+def test_a_pool_that_cannot_be_looked_into_hides_no_other(own: Store, store: Store, module: str, what: str) -> None:
+    store.make({"instance": "seen", "image": "base"})
+    (own.private / "schema").write_text("99\n")
+    result = store.task(module)
+    assert store.name in {each["pool"] for each in result[what]}
+    (problem,) = [each["problem"] for each in result["unseen"] if each["name"] == own.name]
+    assert "use a newer version" in problem
+    assert any(own.name in str(warning) and problem in str(warning) for warning in result["warnings"])
+    assert store.task(module, pools=[store.name])["unseen"] == []
+    with pytest.raises(ModuleFailed, match="use a newer version"):
+        store.task(module, pools=[store.name, own.name])
+
+
 def test_through_ansible_itself(play: Callable[..., list[Result]], store: Store) -> None:
     tasks = [
         {

@@ -52,9 +52,8 @@ def task(params: Fields, check_mode: bool) -> Fields:
 def info(params: Fields, check_mode: bool) -> Fields:
     """Describe the cached images of pools; gives the result of `cached_image_info`. Only reads."""
     session = Session(params["uri"], check_mode, reads=True)
-    pools = session.open_all(params["pools"] or ())
-    images = [image for pool in pools for image in session.run(describe_all(session, pool))]
-    return {"changed": False, "images": images, "warnings": session.warnings}
+    images, unseen = session.tell(params["pools"] or (), lambda pool: list(session.run(describe_all(session, pool))))
+    return {"changed": False, "images": images, "unseen": unseen, "warnings": session.warnings}
 
 
 # present

@@ -47,18 +47,23 @@ def info(params: Fields, check_mode: bool) -> Fields:
     """Describe the disks of instances; gives the result of `instance_disk_info`. Only reads."""
     session = Session(params["uri"], check_mode, reads=True)
     wanted = set(params["instances"] or ())
+    disks, unseen = session.tell(params["pools"] or (), lambda pool: _disks_of(session, pool, wanted))
+    return {"changed": False, "disks": disks, "unseen": unseen, "warnings": session.warnings}
+
+
+def _disks_of(session: Session, pool: Pool, wanted: set[str]) -> list[Fields]:
+    """The disks in a pool of the instances ``wanted``, or of all; one that cannot be described with its ``problem``."""
     shown: list[Fields] = []
-    for pool in session.open_all(params["pools"] or ()):
-        listing = session.run(listing_of(pool))
-        ids = [each for each in sorted(listing.states) if _is_disk(listing, each, wanted)]
-        for record_id, ended in zip(ids, session.run_all([see_disk_by_id(pool, each, listing) for each in ids])):
-            if ended.error is not None:
-                name = taken_apart(record_id)
-                of = {"instance": name.instance, "role": name.role, "pool": pool.name, "id": record_id}
-                shown.append({**of, "state": str(listing.state(record_id)), "problem": str(ended.error)})
-            elif ended.value is not None:
-                shown.append(described_fully(session, pool, ended.value))
-    return {"changed": False, "disks": shown, "warnings": session.warnings}
+    listing = session.run(listing_of(pool))
+    ids = [each for each in sorted(listing.states) if _is_disk(listing, each, wanted)]
+    for record_id, ended in zip(ids, session.run_all([see_disk_by_id(pool, each, listing) for each in ids])):
+        if ended.error is not None:
+            name = taken_apart(record_id)
+            of = {"instance": name.instance, "role": name.role, "pool": pool.name, "id": record_id}
+            shown.append({**of, "state": str(listing.state(record_id)), "problem": str(ended.error)})
+        elif ended.value is not None:
+            shown.append(described_fully(session, pool, ended.value))
+    return shown
 
 
 def _is_disk(listing: Listing, record_id: str, instances: set[str]) -> bool:

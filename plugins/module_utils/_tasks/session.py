@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from .._algorithms.pool import Pool, attend, depart
@@ -19,6 +19,7 @@ from .._ground.command import Runner
 from .._ground.drive import Ended, drive, drive_one
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import SYSTEM, Host, PoolStatus, connect
+from .._policy.plan import Fields
 from .._policy.pool_names import shown
 from .._policy.pool_xml import defined_anew, read
 from .._records.folder import OWNER
@@ -91,16 +92,22 @@ class Session:
         except NotFound:
             return None
 
-    def open_all(self, names: Sequence[str]) -> list[Pool]:
-        """The pools named; without names, every active pool of a type of ours that has records."""
-        opened = []
+    def tell(self, names: Sequence[str], about: Callable[[Pool], list[Fields]]) -> tuple[list[Fields], list[Fields]]:
+        """What there is to tell ``about`` the pools named; without names, about every active pool of a type of ours
+        that has records. One of those that cannot be looked into keeps nobody from seeing the others: it is among the
+        second, with its ``problem``, and there is a warning."""
+        found: list[Fields] = []
+        unseen: list[Fields] = []
         for name in dict.fromkeys(names) if names else self.names():
             try:
-                opened.append(self.open(name, make=False))
-            except NotFound:
+                pool = self.open(name, make=False)
+                found += about(pool) if pool is not None else ()
+            except StorageError as error:
                 if names:
-                    raise  # otherwise it was undefined since it was listed
-        return [pool for pool in opened if pool is not None]
+                    raise
+                unseen.append({"name": name, "problem": error.message})
+                self.warnings.append(f"The pool {name} cannot be looked into: {error.message}")
+        return found, unseen
 
     def names(self) -> list[str]:
         """The active pools of a type of ours on this host, whether they have records or not."""
