@@ -137,7 +137,9 @@ pools:
           type: str
           sample: image+debian-12+0f3b1c9a2d4e5f60+q2kzvabcdefg
         strategy:
-          description: How a disk was made.
+          description:
+            - How a disk was made, one of V(overlay), V(reflink), V(snapshot) in a thin pool, V(clone) in Ceph, V(copy),
+              V(blank) and V(adopt).
           returned: for disks
           type: str
           sample: overlay

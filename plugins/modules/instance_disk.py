@@ -198,7 +198,8 @@ options:
         suboptions:
           path:
             description:
-              - The absolute path of the file or volume; V(rbd:pool/image) for a volume that lies in the pool in Ceph.
+              - The absolute path of the file or volume; V(rbd:pool/image) for a volume that lies in the pool in Ceph,
+                or V(rbd:pool/namespace/image).
             type: path
             required: true
           format:
