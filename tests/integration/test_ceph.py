@@ -398,6 +398,23 @@ def test_a_disk_in_use_is_not_removed(site: CephSite, raw: Path) -> None:
     assert site.disks_four(wanted).run["disks"][0]["state"] == "flat"
 
 
+def test_a_disk_that_has_snapshots_is_not_copied_to_another_pool(
+    site: CephSite, task: Modules, pool: dict[str, Any]
+) -> None:
+    (disk,) = site.disks({"instance": "snapped", "size": "1M", "blank": {}})
+    with site.image(disk["path"], writable=True) as image:
+        image.create_snap("backup-1")
+    wanted: dict[str, Any] = {"pool": pool["name"], "allow_move": True, "disks": [{"instance": "snapped"}]}
+    before = site.names()
+    assert "snapshots that others made: backup-1" in task.refused("instance_disk", **wanted)
+    assert site.names() == before
+    assert task("instance_disk_info", pools=[pool["name"]])["disks"] == []
+    with site.image(disk["path"], writable=True) as image:
+        image.remove_snap("backup-1")
+    assert task("instance_disk", **wanted)["disks"][0]["pool"] == pool["name"]
+    assert site.names() == []
+
+
 def test_a_disk_whose_guest_died_with_its_host_is_removed_when_ceph_has_forgotten_it(site: CephSite, raw: Path) -> None:
     site.cache(entry("a", raw))
     (disk,) = site.disks({"instance": "web1", "image": "a", "size": "24M"})
