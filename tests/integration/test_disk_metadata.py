@@ -366,6 +366,21 @@ def test_a_record_lost_with_its_reference_on_a_retired_image_is_not_rebuilt(refu
     assert bench.problems() == {}
 
 
+@pytest.mark.parametrize("text", [None, "{}"])
+def test_a_disk_is_shown_grown_and_flattened_without_the_record_of_its_image(four, bench, text):
+    disk = bench.disk()
+    seen = bench.task("instance_disk_info", pools=[bench.name])["disks"]
+    bench.lose(bench.image) if text is None else bench.write(bench.image, text)
+    assert bench.task("instance_disk_info", pools=[bench.name])["disks"] == seen
+    assert bench.references() == [disk]
+    wanted = {"instance": "web1", "size": "6M", "flattened": True}
+    shown = four("instance_disk", pool=bench.name, disks=[wanted]).run["disks"][0]
+    assert (shown["size"], shown["backing"], bench.state_of(disk)) == (6 * MIB, None, "flat")
+    assert bench.references() == []
+    argv = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", shown["path"], str(bench.image_volume)]
+    subprocess.run(argv, check=True, capture_output=True)
+
+
 def test_a_damaged_record_is_told_and_replaced(four, refused, bench):
     lost = bench.disk()
     volume = f"{lost}.qcow2"
@@ -512,7 +527,7 @@ def test_a_pointer_that_differs(bench):
         bench.task("disk_metadata", pool=bench.name, state="rebuilt", disks=[entry(path.name, image="base")])
 
 
-def test_a_volume_that_is_something_else(task, bench):
+def test_a_volume_that_is_something_else(task, refused, bench):
     disk = bench.disk()
     (bench.path / f"{disk}.qcow2").write_bytes(bytes(MIB))
     assert list(bench.problems()) == [("volume_damaged", disk, f"{disk}.qcow2")]
@@ -521,6 +536,8 @@ def test_a_volume_that_is_something_else(task, bench):
     (bench.path / "old.qcow2").rename(bench.path.parent / "kept")
     bench.overlay("old.qcow2")
     assert ("volume_replaced", adopted, "old.qcow2") in bench.problems()
+    disks = [{"instance": "web2"}]
+    assert "is not the one that the disk" in refused("instance_disk", pool=bench.name, state="absent", disks=disks)
 
 
 def test_an_image_that_can_be_written(bench):

@@ -15,7 +15,7 @@ from .._backends.contract import Stat
 from .._ground.errors import LostMetadata
 from .._ground.ops import Facts
 from .._records.contract import Listing
-from .._records.types import USABLE, Disk, Image, State, is_id
+from .._records.types import USABLE, Disk, Image, State, Volume, is_id
 from . import rules
 from .cache import look_up
 from .pool import Pool
@@ -39,12 +39,14 @@ class SeenImage:
 
 @dataclass(frozen=True)
 class SeenDisk:
-    """A disk as it is now. ``backing`` is the image under it, None where it needs none."""
+    """A disk as it is now. ``backing`` is the volume of the image under it, None where it needs none; ``image`` is that
+    image, None also where its record cannot be read."""
 
     disk: Disk
     state: State
     stat: Stat | None
-    backing: Image | None = None
+    backing: Volume | None = None
+    image: Image | None = None
 
 
 async def listing_of(pool: Pool) -> Listing:
@@ -109,21 +111,22 @@ async def see_disk(pool: Pool, instance: str, role: str, listing: Listing) -> Se
 
 
 async def see_disk_by_id(pool: Pool, record_id: str, listing: Listing) -> SeenDisk | None:
-    """One disk by its id. Fails closed where the record, the volume or the image under it is missing."""
+    """One disk by its id. Fails closed where its record, its volume or that of the image under it is missing. What an
+    image is called follows from its id, so its record can be missing: the disk can still be flattened then."""
     state = listing.state(record_id)
     disk = await pool.records.read(record_id)
     if not isinstance(disk, Disk) or state is None:
         return None
-    backing = None
+    backing = image = None
     if state is State.READY and disk.backing is not None:
-        record = await pool.records.read(disk.backing)
-        if not isinstance(record, Image) or await pool.volumes.stat(record.volume) is None:
+        image = await _image_below(pool, disk.backing)
+        backing = pool.capabilities.image_volume(disk.backing) if image is None else image.volume
+        if await pool.volumes.stat(backing) is None:
             raise LostMetadata(
                 f"The disk {disk.role} of {disk.instance} stands on the image {disk.backing}, whose volume is missing "
                 f"from pool {pool.name}: bring that volume back; nothing was changed.",
                 id=record_id,
             )
-        backing = record
     stat = await pool.volumes.stat(disk.volume)
     if stat is None:
         raise LostMetadata(
@@ -131,4 +134,13 @@ async def see_disk_by_id(pool: Pool, record_id: str, listing: Listing) -> SeenDi
             f"from pool {pool.name}: bring the volume back, or remove the disk with instance_disk state=absent.",
             id=record_id,
         )
-    return SeenDisk(disk, state, stat, backing)
+    return SeenDisk(disk, state, stat, backing, image)
+
+
+async def _image_below(pool: Pool, record_id: str) -> Image | None:
+    """The record of an image that a disk stands on; None where it is lost or damaged."""
+    try:
+        record = await pool.records.read(record_id)
+    except LostMetadata:
+        return None
+    return record if isinstance(record, Image) else None

@@ -109,12 +109,14 @@ async def _image(source: Pool, target: Pool, seen: SeenDisk, want: Wanted) -> tu
     for pool in (source, target):
         if not pool.capabilities.deltas:
             return None, f"in pool {pool.name} a disk cannot be told from its image"
-    image = await look_up(target, seen.backing.key)
+    if seen.image is None:
+        return None, "the record of its image cannot be read"
+    image = await look_up(target, seen.image.key)
     if image is None:
-        return None, f"pool {target.name} does not have the image {seen.backing.name}"
-    ours, theirs = await _content(source, seen.backing), await _content(target, image)
+        return None, f"pool {target.name} does not have the image {seen.image.name}"
+    ours, theirs = await _content(source, seen.image), await _content(target, image)
     if not ours or ours != theirs:
-        return None, f"the image {seen.backing.name} is not known to be the same in both pools"
+        return None, f"the image {seen.image.name} is not known to be the same in both pools"
     return image, f"pool {target.name} has the same image, so that only what the disk has of its own is copied"
 
 

@@ -30,7 +30,7 @@ def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
     place = backend.location(disk.volume)
     chain = [Link(place, disk.volume.format)]
     if seen.backing is not None and pool.capabilities.spells_backing:
-        chain.append(Link(backend.location(seen.backing.volume), seen.backing.volume.format))
+        chain.append(Link(backend.location(seen.backing), seen.backing.format))
     return {
         "instance": disk.instance,
         "role": disk.role,
@@ -41,7 +41,7 @@ def describe(session: Session, pool: Pool, seen: SeenDisk) -> Fields:
         "format": disk.volume.format,
         "size": seen.stat.size if seen.stat else None,
         "image": disk.origin.get("name") if "blank" not in disk.origin else None,
-        "backing": seen.backing.id if seen.backing else None,
+        "backing": disk.backing if seen.backing else None,
         "strategy": disk.strategy,
         "reason": disk.reason,
         CHAIN: chain,
