@@ -136,7 +136,7 @@ options:
           - The size in bytes or with a unit, a power of 1024, such as V(20G). It is rounded up to whole sectors of 512
             bytes.
           - A disk that exists grows to this, also while its guest runs, which then sees the new size at once. A disk
-            never shrinks.
+            never shrinks, and does not grow while an external snapshot stands on it.
           - When it is not given, a disk of an image has the image's size, and a disk that exists keeps its own. A new
             blank disk needs it.
         type: str

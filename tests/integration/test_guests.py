@@ -114,6 +114,20 @@ def test_a_saved_guest_goes_on_with_its_disks_as_they_are(own: Store, libvirtd: 
         assert own.four({"instance": "saved"}, state="absent").run["changed"]
 
 
+def test_a_disk_below_an_external_snapshot_does_not_grow(own: Store, libvirtd: libvirt.virConnect) -> None:
+    wanted = {"instance": "snapped", "image": "base"}
+    disk = own.make(wanted)[0]
+    with running(libvirtd, f"{own.name}-snapped", [disk]) as domain:
+        top = own.path.parent / "top.qcow2"
+        snapshot = f"<domainsnapshot><disks><disk name='vda'><source file='{top}'/></disk></disks></domainsnapshot>"
+        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        domain.snapshotCreateXML(snapshot, flags)
+        before = domain.blockInfo("vda")
+        told = f"another volume stands on it in {own.name}-snapped (running, vda)"
+        assert told in own.failed({**wanted, "size": "20M"}).msg
+        assert domain.blockInfo("vda")[0] == before[0]
+
+
 def test_a_raw_volume_does_not_move_under_a_guest(own: Store, libvirtd: libvirt.virConnect) -> None:
     volume = own.path / "legacy.img"
     volume.write_bytes(CONTENT)

@@ -32,6 +32,7 @@ from .._ground.disk_data import DiskReader, keep_still, own_amount, own_data, qc
 from .._ground.durable import sync_files, sync_folder
 from .._ground.errors import BadInput, NotFound, StorageError
 from .._ground.extents import share_extents
+from .._ground.guest_growth import grow_in_guest
 from .._ground.immutable import is_immutable, set_immutable, unlink
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
@@ -304,12 +305,10 @@ class FileVolumes:
         if stat_now.size >= rounded(size):
             return ALREADY
         if self._host is not None:
-            live = [use for use in self._host.users_of(self._folder.path(volume.name)) if use.live]
-            if any(use.state == "saved" for use in live):
-                return refused(f"a saved guest goes on with it as it is: {live[0]}")
-            if live:
-                self._host.block_resize(live[0].domain, live[0].target, rounded(size))
-                return DONE
+            uses = self._host.users_of(self._folder.path(volume.name))
+            outcome = grow_in_guest(self._host, uses, rounded(size))
+            if outcome is not None:
+                return outcome
         if volume.format == "qcow2":
             self._image_below(volume)
         argv = ["qemu-img", "resize", "-q", "-f", volume.format, self._folder.path(volume.name), str(rounded(size))]

@@ -34,6 +34,7 @@ from .._ground.command import Runner
 from .._ground.contents import Content, Incoming, Means
 from .._ground.digest import content_of_file
 from .._ground.errors import BadInput, StorageError
+from .._ground.guest_growth import bar_to_growth, grow_in_guest
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host
 from .._ground.lvm import TAG, LogicalVolume, failure, in_portions
@@ -279,16 +280,16 @@ class LvmVolumes(LvmLook):
             return refused(f"the volume {volume} is missing")
         if stat_now.size >= size:
             return ALREADY
-        live = [use for use in self._host.users_of(self._path(lv)) if use.live] if self._host is not None else []
-        if any(use.state == "saved" for use in live):
-            return refused(f"a saved guest goes on with it as it is: {live[0]}")
+        uses = self._host.users_of(self._path(lv)) if self._host is not None else []
+        if bar_to_growth(uses):
+            return refused(bar_to_growth(uses))
         if volume.format == "raw":
             self._retag(lv, size)  # first: of a tag that is more than the volume, nobody takes notice
         if volume.format != "raw" or lv.size < size:
             self._extend(lv, volume, size)
         self._check_size(lv, volume, size)
-        if live and self._host is not None:
-            self._host.block_resize(live[0].domain, live[0].target, size)
+        if self._host is not None:
+            grow_in_guest(self._host, uses, size)
         return DONE
 
     def _retag(self, lv: LogicalVolume, size: int) -> None:

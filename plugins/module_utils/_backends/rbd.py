@@ -28,6 +28,7 @@ from .._ground.command import Runner
 from .._ground.contents import Content, Incoming, Means, RawReader
 from .._ground.disk_data import DiskReader
 from .._ground.errors import BadInput, NotFound, StorageError
+from .._ground.guest_growth import grow_in_guest
 from .._ground.inspection import round_up
 from .._ground.intake import Sink, Staging
 from .._ground.libvirt_host import Host, Use
@@ -360,13 +361,11 @@ class RbdVolumes:
             return refused(f"the volume {volume} is missing")
         if stat.size >= size:
             return ALREADY
-        spec = self._pool.spec(volume.name)
-        live = [use for use in self._guests() if use.live and use.source == spec]
-        if any(use.state == "saved" for use in live):
-            return refused(f"a saved guest goes on with it as it is: {live[0]}")
-        if self._host is not None and live:
-            self._host.block_resize(live[0].domain, live[0].target, size)
-            return DONE
+        if self._host is not None:
+            spec = self._pool.spec(volume.name)
+            outcome = grow_in_guest(self._host, [use for use in self._host.uses() if use.source == spec], size)
+            if outcome is not None:
+                return outcome
         with self._pool.open(volume, "grow", writable=True) as image:
             if image.size() < size:
                 image.resize(size, allow_shrink=False)

@@ -60,7 +60,7 @@ class Use:
 
     ``state`` is ``running``, ``paused``, ``saved`` (managed save: the guest's memory still counts on the disk) or
     ``off``. ``source`` is a path, or ``pool/image`` for a network disk, and ``secret`` the UUID of the libvirt secret
-    with which that is opened.
+    with which that is opened. ``top`` tells the disk itself from what it stands on, or is copied to.
     """
 
     domain: str
@@ -68,6 +68,7 @@ class Use:
     target: str
     source: str
     secret: str = ""
+    top: bool = True
 
     @property
     def live(self) -> bool:
@@ -369,7 +370,8 @@ def _disks(name: str, state: str, xml: str, roots: dict[str, str]) -> list[Use]:
         for source in disk.iter("source"):
             where = _source(source, roots)
             if where:
-                found.append(Use(name, state, shown, where, _secret(source) or _secret(disk)))
+                secret = _secret(source) or _secret(disk)
+                found.append(Use(name, state, shown, where, secret, top=source is disk.find("source")))
     return found
 
 
