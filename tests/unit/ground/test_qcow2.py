@@ -437,13 +437,15 @@ def test_power_lost_at_any_write_leaves_one_of_the_two_pointers(
     steps: list[tuple[bytes, int] | None] = []
     real_write, real_sync = os.pwrite, os.fdatasync
 
-    def note_write(fd: int, data: bytes, offset: int) -> int:
-        steps.append((bytes(data), offset))
-        return real_write(fd, data, offset)
+    def note_write(to: int, data: bytes, offset: int) -> int:
+        if to == fd:  # and not what a thread of another test writes
+            steps.append((bytes(data), offset))
+        return real_write(to, data, offset)
 
-    def note_sync(fd: int) -> None:
-        steps.append(None)
-        real_sync(fd)
+    def note_sync(to: int) -> None:
+        if to == fd:
+            steps.append(None)
+        real_sync(to)
 
     with opened(path) as fd:
         monkeypatch.setattr(os, "pwrite", note_write)
