@@ -41,6 +41,7 @@ from . import child
 MOMENTS = (0.0, 0.002, 0.008, 0.03)
 """Seconds after a call has begun at which it is killed: librbd makes and removes an image in many steps of its own."""
 PATIENCE = 45.0
+SETTLED = 0.3
 FORGOTTEN = 60.0
 """Seconds in which the cluster forgets a client that it was told is dead, and locks end."""
 
@@ -97,6 +98,9 @@ def strike(root: str) -> None:
 
 def forget(root: str) -> None:
     """Have the cluster forget all clients that were ever here, as it does after half a minute, and their locks end."""
+    # What they still had under way is let through: a watch that an OSD is just writing down stays when its client is
+    # blocked meanwhile, until that OSD starts again.
+    time.sleep(SETTLED)
     clients = Path(root, "clients")
     with connected("admin") as cluster:
         for line in clients.read_text(encoding="ascii").splitlines():

@@ -20,7 +20,7 @@ from ansible_collections.virt.storage.plugins.module_utils._algorithms.cache imp
     fill,
     retire,
 )
-from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool import Pool, attend
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool import Pool, attend, depart
 from ansible_collections.virt.storage.plugins.module_utils._backends.file import CAPABILITIES, PRIVATE, FileVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
@@ -87,3 +87,5 @@ def test_who_wants_an_image_goes_on_when_the_fill_before_broke_off(tmp_path: Pat
     assert str(first.error) == f"no answer to {failing[-1]}"
     assert isinstance(second.unwrap(), Cached)
     assert store.states().state(second.value.image.id) is State.READY
+    drive_one(depart(pool), performer)
+    assert store.busy() == ()
