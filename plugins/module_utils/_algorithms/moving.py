@@ -21,7 +21,8 @@ The copy's record says what it was copied from, and the mark where to look for t
 is marked, on either side, asks the copy's record first (``settle_moves``): a copy that is ready makes the disk left
 behind go; one that is pending and whose maker is dead is taken back, by a swap that its maker, should it wake up, runs
 into. So two never both go on, as every one of them has to move the state of the same record. Two that move a disk to
-two pools meet by their marks: each writes its own before it looks for others.
+two pools meet by their marks: each writes its own before it looks for others. A disk moves on when what it was copied
+from is gone: a mark that finds its copy gone would have that one count again.
 """
 
 from __future__ import annotations
@@ -106,8 +107,11 @@ async def move(source: Pool, target: Pool, pools: Mapping[str, Pool], wish: Move
     Raises Busy where another task moves it, InUse where anybody uses it, NotFound where it is gone.
     """
     why: Moved | str = ""
+    # What the disk was itself copied from ends first: once the disk is gone from here, that one would count again.
+    before = pools.get(moved_from(wish.disk)[0])
     for attempt in range(ATTEMPTS):
-        await settle_moves(target, pools, wish.disk.instance, wish.disk.role)
+        for pool in (target, before) if before is not None else (target,):
+            await settle_moves(pool, pools, wish.disk.instance, wish.disk.role)
         moved = await settle_moves(source, pools, wish.disk.instance, wish.disk.role)
         if moved is not None:
             return Moved(moved)
