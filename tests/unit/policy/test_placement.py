@@ -171,12 +171,7 @@ def test_with_one_limit_for_all_no_pool_ends_beyond_it(situation):
         placed = [each for each in demands if not each.stands and pooled(answers, each) == pool.name]
         if placed:
             assert pool.provisioned + sum(each.size for each in stand + placed) <= pool.capacity * Fraction(3, 2)
-            assert pool.free - sum(at_once(each, pool) for each in stand + placed) >= 2 * GIB
-
-
-def at_once(demand, pool):
-    """What making the disk takes of the pool."""
-    return demand.size if pool.thick else demand.written
+            assert pool.free - sum(at_once(pool, each) for each in stand + placed) >= 2 * GIB
 
 
 @settings(max_examples=200)
@@ -214,7 +209,7 @@ def test_run_again_after_some_or_all_were_made_the_rest_goes_where_it_would_have
         here = [each for each in done if pooled(first, each) == pool.name]
         provisioned = pool.provisioned + sum(each.size for each in here)
         places[number] = replace(
-            pool, provisioned=provisioned, free=pool.free - sum(at_once(each, pool) for each in here)
+            pool, provisioned=provisioned, free=pool.free - sum(at_once(pool, each) for each in here)
         )
     then = [replace(each, size=0, written=0, stands=pooled(first, each)) if each in done else each for each in demands]
     again = place(then, places)
