@@ -567,6 +567,24 @@ def test_a_flat_disk_needs_no_image(own: Store, task: Modules, tmp_path: Path) -
         assert content(disk, tmp_path) == CONTENT + bytes(SIZE - MIB)
 
 
+def test_a_disk_with_snapshots_is_not_flattened(store: Store) -> None:
+    disk = store.make({"instance": "snapped", "image": "base"})[0]
+    for change in ("-c", "-d"):
+        subprocess.run(["qemu-img", "snapshot", change, "before", disk["path"]], check=True)
+        if change == "-c":
+            assert "has snapshots of its guest in it (1)" in store.refused({"instance": "snapped", "flattened": True})
+    store.four({"instance": "snapped", "flattened": True})
+
+
+def test_a_disk_with_compressed_clusters_is_flattened(store: Store, tmp_path: Path) -> None:
+    """What only qemu can read is not measured before."""
+    disk = store.make({"instance": "pressed", "image": "base"})[0]
+    before = content(disk, tmp_path)
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -q -c -P 5 4M 64k", disk["path"]], check=True)
+    results = store.four({"instance": "pressed", "flattened": True})
+    assert content(results.run["disks"][0], tmp_path) == before[: 4 * MIB] + b"\5" * 65536 + before[4 * MIB + 65536 :]
+
+
 def test_a_disk_in_use_is_neither_flattened_nor_removed(store: Store) -> None:
     disk = store.make({"instance": "busy", "image": "base"})[0]
     with open_elsewhere(disk["path"]) as pid:

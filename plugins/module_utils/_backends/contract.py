@@ -232,7 +232,8 @@ class Backend(Protocol):
         it or, with ``own``, what it has over its image. Raises InUse or NotFound."""
 
     def to_flatten(self, volume: Volume) -> int | None:
-        """How many bytes ``flatten`` would copy; None where that cannot be told."""
+        """How many bytes ``flatten`` would copy; None where that cannot be told. Raises StorageError where the volume
+        cannot be flattened."""
 
     def others(self) -> Sequence[str]:
         """Names of what stands in the pool and is no volume, nor anything of ours."""

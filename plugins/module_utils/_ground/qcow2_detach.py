@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from .command import Limits, Runner
 from .digest import BLOCK, data_extents, is_zero, read_block
-from .errors import LostMetadata
+from .errors import LostMetadata, StorageError
 from .qcow2 import read_header, refuse_snapshots
 from .qcow2_clusters import clusters
 from .qcow2_pointer import Pointer, restore_pointer
@@ -75,19 +75,23 @@ def copy_up(
     runner.run(["qemu-io", "--image-opts", options], limits=limits, input=commands, pass_fds=pass_fds, beat=beat)
 
 
-def to_copy_up(fd: int, name: str, image: int) -> int:
-    """How many bytes ``copy_up`` adds to the qcow2 file ``fd``: the clusters that it lacks and ``image`` has data in.
-    Raises StorageError where only qemu can tell."""
+def to_copy_up(fd: int, name: str, image: int) -> int | None:
+    """How many bytes ``copy_up`` adds to the qcow2 file ``fd``: the clusters that it lacks and ``image`` has data in;
+    None where only qemu can tell. Raises StorageError where ``copy_up`` would, for the file has snapshots in it."""
     header = read_header(fd, name)
+    refuse_snapshots(header, name)
     unit, size = header.cluster_size, header.virtual_size
     end = min(size, os.lseek(image, 0, os.SEEK_END))
     needed = bytearray(-(-end // unit))
     for start, stop in data_extents(image, 0, end):
         first, behind = start // unit, -(-stop // unit)
         needed[first:behind] = b"\1" * (behind - first)
-    for offset, _length, _where in clusters(fd, name):
-        if offset // unit < len(needed):
-            needed[offset // unit] = 0
+    try:
+        for offset, _length, _where in clusters(fd, name):
+            if offset // unit < len(needed):
+                needed[offset // unit] = 0
+    except StorageError:
+        return None
     past_the_end = max(0, len(needed) * unit - size) if needed and needed[-1] else 0
     return sum(needed) * unit - past_the_end
 

@@ -181,10 +181,7 @@ def _as_found(session: Session, site: Site, seen: SeenDisk, want: Wanted, users:
         raise AssertionError
     to_flatten: int | None = 0
     if want.flattened and needs_image and not users:
-        try:
-            to_flatten = session.backend(site.pool).to_flatten(seen.disk.volume)
-        except StorageError:
-            to_flatten = None  # only qemu can tell
+        to_flatten = session.backend(site.pool).to_flatten(seen.disk.volume)
     return Found(stat.size, seen.disk.origin, needs_image, users, stat.allocated, to_flatten)
 
 
