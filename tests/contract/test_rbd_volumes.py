@@ -62,6 +62,17 @@ print("there", flush=True)
 sys.stdin.read()
 """
 
+DIES_AS_IT_COMES = """
+import sys
+from contract.rbd_bed import connected, ceph
+ioctx = connected().ioctx(ceph.DISKS, sys.argv[1])
+ioctx.stat(sys.argv[2])
+print("there", flush=True)
+sys.stdin.readline()
+ioctx.watch(sys.argv[2], print, timeout=3)
+"""
+TRIES = 40
+
 
 @pytest.fixture
 def pool(grounds: Callable[[str], Path]) -> Iterator[Any]:
@@ -377,6 +388,41 @@ def test_a_client_that_died_is_waited_for_and_named(pool: Any) -> None:
     began = time.monotonic()
     assert volumes_of(pool, 2, patience=60).remove(volume).kind == "done"
     assert time.monotonic() - began < 45, "Ceph forgets a client in half a minute"
+
+
+def test_a_client_whose_watch_stays_is_forgotten_as_the_guide_says(pool: Any) -> None:
+    """An OSD that writes down the watch of a client which dies meanwhile never takes it back by itself."""
+    volumes, ceph = pool.parts.volumes, ceph_of(pool)
+    volume = pool.disk().volume
+    volumes.allocate(volume, MIB)
+    with opened(pool, volume.name) as image:
+        header = f"rbd_header.{image.id()}"
+    for _try in range(TRIES):  # which of the two the OSD sees first, the watch or the death, is chance
+        die_as_it_comes(pool, header)
+        time.sleep(4)
+        if volumes.users(volume).by:
+            break
+    outcome = volumes.remove(volume)
+    assert (outcome.kind, "in use by the client at 127.0.0.1" in outcome.why) == ("refused", True)
+    primary = ceph.ceph("osd", "map", ceph.DISKS, header, pool.namespace)["acting_primary"]
+    ceph.ceph("osd", "down", primary)
+    ceph.wait_until_it_serves()
+    assert volumes_of(pool, 2, patience=60).remove(volume).kind == "done"
+
+
+def die_as_it_comes(pool: Any, header: str) -> None:
+    """A client that watches an image, for as long as it takes to die."""
+    argv = [sys.executable, "-c", DIES_AS_IT_COMES, pool.namespace, header]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_env()) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"there\n"
+        with ceph_of(pool).frozen("osd.0"):
+            client.stdin.write(b"\n")
+            client.stdin.flush()
+            time.sleep(0.3)
+            client.kill()
+            client.wait()
 
 
 @pytest.mark.parametrize("clone_format", [2, 1])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 class Tally:
     """Kills by backend, task, and where in the task: ``before`` one of our steps, in a ``call`` of the system or of
-    Ceph, or with a ``program`` at work that goes on alone."""
+    Ceph, or with a ``program`` at work that goes on alone. After some of them a ``watch`` stayed, counted apart."""
 
     def __init__(self) -> None:
         self.kills: Counter[tuple[str, str, str]] = Counter()
