@@ -60,9 +60,11 @@ options:
     description:
       - Have disks that stand in another pool of this host moved to the pool that is asked for, O(pool) or
         O(disks[].pool). Without it they are refused. A disk asked for by flavor stays where it is.
-      - A disk that moves must not be in use, nor have snapshots of its guest in it; one in Ceph must have neither
-        snapshots nor clones. It gets a new id and path, so its guest has to be defined anew, with RV(disks[].xml). The
-        disk left behind is removed when the new one is ready; until then it counts.
+      - A disk that moves must have no snapshots of its guest in it; one in Ceph must have neither snapshots nor clones.
+        It gets a new id and path, so its guest has to be defined anew, with RV(disks[].xml). The disk left behind is
+        removed when the new one is ready; until then it counts.
+      - It must not be in use, but by one guest that runs on this host while the disk moves between two pools of files.
+        Such a guest goes on with the new disk, its definition, too, and stands still for a moment.
       - Where the pool has the same image ready, only what the disk has of its own is copied. Otherwise all of its data
         is, and the disk needs no image any more. RV(plan[].reason) tells why.
       - A move that was broken off is brought to its end, or taken back, by the next task about the disk.

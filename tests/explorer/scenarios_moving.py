@@ -359,7 +359,8 @@ MOVE_MUTANTS = (
     Mutant(
         "a dead mover's mark is taken away and its copy is not",
         "moving",
-        """            await take_over(target, begun, State.PENDING)
+        """            await target.records.sync()
+            await _withdraw(target, begun)
         state = await state_of(target, mark.copy)
 """,
         """            pass

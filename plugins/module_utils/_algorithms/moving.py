@@ -17,6 +17,10 @@ it is not ``ready``, the disk is the one it was copied from; from then on it is 
 5. the copy becomes ready: this decides;
 6. the disk left behind is deleted, then the mark.
 
+Where a guest runs with the disk, its qemu makes the copy and follows it (4), and the guest stands still from when both
+are equal until the copy has become ready and the guest goes on with it. So what becomes ready is never behind what the
+guest has written. The copy's record names the guest, and whoever settles the move ends what qemu still does for it.
+
 The copy's record says what it was copied from, and the mark where to look for the copy. Whoever is to touch a disk that
 is marked, on either side, asks the copy's record first (``settle_moves``): a copy that is ready makes the disk left
 behind go; one that is pending and whose maker is dead is taken back, by a swap that its maker, should it wake up, runs
@@ -32,21 +36,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .._ground.errors import BadInput, Busy, InUse, NotFound, StorageError
-from .._ground.ops import Facts
-from .._records.types import ENDED, USABLE, Disk, Image, State, disk_id, is_id, taken_apart
+from .._ground.ops import DONE, Facts
+from .._records.types import ENDED, USABLE, Disk, Image, Record, State, disk_id, is_id, taken_apart
 from . import rules
 from .disks import ATTEMPTS, delete, standing_in
-from .pool import Pool, end_stateless, outlived, settle, state_of, take_over, withdraw
+from .pool import Pool, end_stateless, finish, outlived, settle, state_of
 
 MOVES = "moves"
 """The marks of a pool stand under this name, like references under an image."""
 
 
 @dataclass(frozen=True)
+class Running:
+    """The guest of this host that runs with the disk, and how it calls it."""
+
+    domain: str
+    target: str
+
+
+@dataclass(frozen=True)
 class MoveWish:
     """A disk that is to move. ``size`` is what it has now, in bytes. ``content`` is its data: all of it or, with an
     ``image`` of the other pool that is to the byte the one under the disk, what it has over that. ``reason`` says why
-    it is one or the other.
+    it is one or the other. Where a guest is ``running`` with the disk, its qemu brings the data.
     """
 
     disk: Disk
@@ -54,6 +66,7 @@ class MoveWish:
     content: Any
     image: Image | None = None
     reason: str = ""
+    running: Running | None = None
 
 
 @dataclass(frozen=True)
@@ -162,18 +175,22 @@ async def _settle(source: Pool, target: Pool, mark: Mark) -> Disk | None:
     if state is State.PENDING:
         begun = await target.records.read(mark.copy)
         if await outlived(target, begun.owner):
-            await take_over(target, begun, State.PENDING)
+            await target.records.sync()
+            await _withdraw(target, begun)
         state = await state_of(target, mark.copy)
     if state in (State.PENDING, State.MOVING):
         raise Busy(
             f"The disk {mark.slot[1]} of {mark.slot[0]} is being moved from pool {source.name} to pool {target.name}: "
             "wait until that is done, then run the task again."
         )
+    if state is State.DELETING:  # whoever began that may have died, or not known of its guest
+        await _end(target, await target.records.read(mark.copy))
     await target.records.sync()
     copy = None
     if state in USABLE:
         copy = await target.records.read(mark.copy)
         if isinstance(copy, Disk):
+            await _part(target, copy, keep=True)
             await _leave(source, target, copy)
     await source.records.unrefer(MOVES, str(mark))
     return copy if isinstance(copy, Disk) else None
@@ -212,6 +229,7 @@ async def _attempt(source: Pool, target: Pool, wish: MoveWish) -> Moved | str:
         await _take_back(source, target, copy, mark)
         raise
     if why is None and await settle(target, copy, State.PENDING, State.READY):
+        await _part(target, copy, keep=True)
         await _leave(source, target, copy)
         await source.records.unrefer(MOVES, mark)
         return Moved(copy, facts)
@@ -226,6 +244,9 @@ async def _record(source: Pool, target: Pool, wish: MoveWish) -> Disk:
     origin = {key: value for key, value in disk.origin.items() if key != "found"}
     origin["moved"] = {"pool": source.name, "id": disk.id}
     how, format = "copy", "raw"
+    if wish.running is not None:
+        origin["moved"]["guest"] = wish.running.domain
+        format = next(iter(capabilities.disk_names))
     if image is not None:
         how = capabilities.default_clone
         format = capabilities.clones[how]
@@ -258,13 +279,20 @@ async def _obstacle(source: Pool, target: Pool, disk: Disk, copy: Disk) -> str |
 
 async def _write(target: Pool, copy: Disk, wish: MoveWish) -> Facts:
     """The copy's volume, durable."""
-    if wish.image is None:
-        facts: Facts = await target.volumes.fill(copy.volume, wish.content)
-    else:
+    facts: Facts
+    outcome = DONE
+    if wish.image is not None:
         outcome = await target.volumes.clone(wish.image.volume, copy.volume, copy.size, copy.strategy)
-        if not outcome:
-            raise StorageError(f"The {_called(copy)} cannot be made in pool {target.name}: {outcome.why}.")
+    elif wish.running is not None:
+        outcome = await target.volumes.allocate(copy.volume, copy.size)
+    if not outcome:
+        raise StorageError(f"The {_called(copy)} cannot be made in pool {target.name}: {outcome.why}.")
+    if wish.running is not None:
+        facts = await target.volumes.follow(copy.volume, wish.running.domain, wish.running.target)
+    elif wish.image is not None:
         facts = await target.volumes.patch(copy.volume, wish.content)
+    else:
+        facts = await target.volumes.fill(copy.volume, wish.content)
     await target.records.note(copy.id, "move", facts)
     return facts
 
@@ -272,7 +300,7 @@ async def _write(target: Pool, copy: Disk, wish: MoveWish) -> Facts:
 async def _change(source: Pool, wish: MoveWish) -> str | None:
     """What happened to the disk while it was copied. Raises InUse where somebody uses it."""
     disk = wish.disk
-    users = await source.volumes.users(disk.volume)
+    users = await source.volumes.users(disk.volume) if wish.running is None else None
     if users:
         raise InUse(f"The {_called(disk)} is in use by {users}: stop what uses it, then move it.")
     stat = await source.volumes.stat(disk.volume)
@@ -304,8 +332,28 @@ async def _leave(source: Pool, target: Pool, copy: Disk) -> None:
 
 async def _take_back(source: Pool, target: Pool, copy: Disk, mark: str) -> None:
     """Leave nothing of a copy that is not published; its mark goes last."""
-    await withdraw(target, copy, State.PENDING)
+    await _withdraw(target, copy)
     await source.records.unrefer(MOVES, mark)
+
+
+async def _withdraw(target: Pool, copy: Record) -> None:
+    """Take back a copy that is not published. Refused means that somebody else did: they finish."""
+    if await target.records.swap(copy.id, State.PENDING, State.DELETING):
+        await _end(target, copy)
+
+
+async def _end(target: Pool, copy: Record) -> None:
+    """Bring a copy that is DELETING to its end. Its guest lets go of it only now: before, it could have become ready
+    without what the guest writes from then on."""
+    await _part(target, copy, keep=False)
+    await finish(target, copy, State.DELETING)
+
+
+async def _part(target: Pool, copy: Record, keep: bool) -> None:
+    """Have the guest that the copy was made for go on: with the copy, or with what it had."""
+    moved = copy.origin.get("moved") if isinstance(copy, Disk) else None
+    if isinstance(moved, Mapping) and "guest" in moved:
+        await target.volumes.part(copy.volume, keep)
 
 
 def _called(disk: Disk) -> str:

@@ -37,7 +37,8 @@ class Capabilities:
     ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
     to be told of the image under its disk, ``deltas`` whether a disk tells what it has of its own over its image, and
     a clone takes that from another. The guest of a disk in a format of ``keeps_space`` must not give space back.
-    ``thick`` tells whether a volume takes its whole size from the pool at once.
+    ``thick`` tells whether a volume takes its whole size from the pool at once, ``follows`` whether the disk of a
+    running guest is copied from and to its volumes, in the first format of ``disk_names``.
     """
 
     backend: str
@@ -51,6 +52,7 @@ class Capabilities:
     deltas: bool = False
     keeps_space: frozenset[str] = frozenset()
     thick: bool = False
+    follows: bool = False
 
     def image_volume(self, record_id: str) -> Volume:
         """Where a new image goes."""
@@ -145,6 +147,17 @@ class Volumes:
         the volume is of no use. Only where the backend has ``deltas``."""
         return self._op("patch", volume, content)
 
+    def follow(self, volume: Volume, domain: str, target: str) -> Op[Facts]:
+        """Copy the disk ``target`` of a guest that runs on this host to a new volume of its size: all of it to a blank
+        one, what it has over its image to a clone of the same. On return the guest stands still, and both are equal and
+        durable. Facts and only where as ``patch``, but where the backend ``follows``."""
+        return self._op("follow", volume, domain, target)
+
+    def part(self, volume: Volume, keep: bool) -> Op[None]:
+        """End what ``follow`` began, if it goes on: the guest goes on with the volume (``keep``) or with its old one.
+        Idempotent."""
+        return self._op("part", volume, keep)
+
     def digest(self, volume: Volume) -> Op[str]:
         """The content digest of a sealed image, read anew."""
         return self._op("digest", volume, writes=False)
@@ -227,9 +240,10 @@ class Backend(Protocol):
     def reading(self, volume: Volume) -> AbstractContextManager[RawReader]:
         """A sealed image, open for reading; raises NotFound where there is none."""
 
-    def disk_data(self, volume: Volume, own: bool = False) -> AbstractContextManager[DiskReader]:
+    def disk_data(self, volume: Volume, own: bool = False, used: bool = False) -> AbstractContextManager[DiskReader]:
         """A disk that nobody uses, open for reading and, as far as the storage can, kept from guests meanwhile: all of
-        it or, with ``own``, what it has over its image. Raises InUse or NotFound."""
+        it or, with ``own``, what it has over its image. Raises InUse or NotFound. One that is ``used``, where the
+        backend ``follows``, only tells its amount of data."""
 
     def to_flatten(self, volume: Volume) -> int | None:
         """How many bytes ``flatten`` would copy; None where that cannot be told. Raises StorageError where the volume

@@ -42,7 +42,7 @@ from .._ground.qcow2_clusters import OverlaySink
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below, to_copy_up
 from .._ground.staging import sweep_staging
 from .._ground.usage import users_of_files
-from .._policy.disk_xml import Location
+from .._policy.disk_xml import Attachment, Link, Location, disk_xml
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
 from .folder import Folder
@@ -62,6 +62,7 @@ CAPABILITIES = Capabilities(
     independent=frozenset({"reflink", "copy"}),
     moves_adopted=frozenset({"raw"}),
     deltas=True,
+    follows=True,
 )
 _CHANGING = Limits(wall_seconds=24 * 3600)
 
@@ -145,14 +146,15 @@ class FileVolumes:
             raise NotFound(f"There is no volume {volume} in the pool.") from None
 
     @contextlib.contextmanager
-    def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
+    def disk_data(self, volume: Volume, own: bool = False, used: bool = False) -> Iterator[DiskReader]:
         """See Backend."""
         with contextlib.ExitStack() as stack:
             try:
                 descriptor = stack.enter_context(self._folder.open(volume, os.O_RDONLY))
             except FileNotFoundError:
                 raise NotFound(f"There is no volume {volume} in the pool.") from None
-            keep_still(descriptor, f"The volume {volume}")
+            if not used:
+                keep_still(descriptor, f"The volume {volume}")
             if volume.format == "raw":
                 yield raw_disk(descriptor, os.fstat(descriptor).st_size)
             elif own:
@@ -285,6 +287,23 @@ class FileVolumes:
                 raise BadInput(f"The volume {volume} is no clone, so there is nothing to write over.")
             sink = OverlaySink(descriptor, str(volume), image)
             return content.pour([sink], Means(self._runner, self._staging, self._beat, tuple(self._inherit())))
+
+    def follow(self, volume: Volume, domain: str, target: str) -> Facts:
+        """See the contract."""
+        if self._host is None:
+            raise StorageError("Without libvirt no disk of a running guest can be copied.")
+        path, (image, _size) = self._folder.path(volume.name), self._image_below(volume)
+        chain = [Link(self.location(volume), volume.format)]
+        if image is not None:
+            chain.append(Link(Location("file", image), "raw"))
+        xml = disk_xml(chain, Attachment(), target)
+        amount = self._host.copy_block(domain, target, xml, path, image is not None, self._beat)
+        return {"bytes_read": amount, "bytes_written": amount}
+
+    def part(self, volume: Volume, keep: bool) -> None:
+        """See the contract."""
+        if self._host is not None:
+            self._host.end_copy(self._folder.path(volume.name), keep)
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""

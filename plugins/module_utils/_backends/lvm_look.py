@@ -122,7 +122,7 @@ class LvmLook:
             yield FileReader(descriptor, exact_size(lv, self.group.extent))
 
     @contextlib.contextmanager
-    def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
+    def disk_data(self, volume: Volume, own: bool = False, used: bool = False) -> Iterator[DiskReader]:
         """See Backend. Of a raw volume nobody tells what was never written: all of it is read."""
         if volume.format != "raw":
             raise StorageError(f"The volume {volume} is qcow2 on a logical volume, which cannot be moved yet.")

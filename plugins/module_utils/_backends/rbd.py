@@ -150,7 +150,7 @@ class RbdVolumes:
             yield RbdReader(image)
 
     @contextlib.contextmanager
-    def disk_data(self, volume: Volume, own: bool = False) -> Iterator[DiskReader]:
+    def disk_data(self, volume: Volume, own: bool = False, used: bool = False) -> Iterator[DiskReader]:
         """See Backend. Always all of it: what Ceph tells of a clone alone leaves out objects that were discarded."""
         with self._pool.open(volume, "read") as image:
             refuse_bound(image, self._pool.spec(volume.name))

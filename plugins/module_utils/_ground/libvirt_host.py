@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+from .block_copies import BlockCopies
 from .errors import BadInput, Busy, InUse, MissingRequirement, NotFound
 from .libvirt_errors import NoDaemon, silent, told
 from .libvirt_secrets import Secret, Secrets
@@ -89,7 +90,7 @@ class Guest:
     xml: str = field(repr=False)
 
 
-class Host(Secrets):
+class Host(Secrets, BlockCopies):
     """A connection to the libvirt daemon of this host.
 
     Every method raises a `StorageError` that says what libvirt could not do, and `NotFound` only where libvirt

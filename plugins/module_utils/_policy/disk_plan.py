@@ -88,7 +88,8 @@ class Offer:
 @dataclass(frozen=True)
 class Moving:
     """A disk that stands in pool ``source`` and is to move: how (``delta`` or ``whole``), why so, and how many bytes
-    are read there, all of which are written. ``allocated`` is what it takes up there; ``thick`` as in ``Offer``."""
+    are read there, all of which are written. ``allocated`` is what it takes up there; ``thick`` as in ``Offer``;
+    ``guest`` the one that runs with it meanwhile, if any."""
 
     source: str
     strategy: str
@@ -96,6 +97,7 @@ class Moving:
     amount: int
     allocated: int = 0
     thick: bool = False
+    guest: str = ""
 
 
 def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
@@ -113,7 +115,8 @@ def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
         )
     steps = _Steps(want.what)
     how = "its own data" if moving.strategy == "delta" else "all of its data"
-    way = f"from pool {moving.source} to pool {want.pool} ({how}, {in_words(moving.amount)})"
+    while_running = f", while guest {moving.guest} runs" if moving.guest else ""
+    way = f"from pool {moving.source} to pool {want.pool} ({how}, {in_words(moving.amount)}{while_running})"
     sentence = f"move disk {want.role} of {want.instance} {way}"
     amount = moving.amount
     takes = {want.pool: have.size if moving.thick else amount, moving.source: -moving.allocated}

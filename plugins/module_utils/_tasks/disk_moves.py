@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._algorithms.cache import look_up
-from .._algorithms.moving import Mark, Moved, MoveWish, marks_in, move, moved_from, settle_moves, unseen
+from .._algorithms.moving import Mark, Moved, MoveWish, Running, marks_in, move, moved_from, settle_moves, unseen
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk
 from .._ground.disk_data import DiskData
@@ -81,15 +81,27 @@ def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
     pools = {source.name: source, target.name: target}
     users = session.run(_users(source, disk))
     wish = MoveWish(disk, seen.stat.size, None)
-    if users:
+    running = _running(session, source, target, disk) if users else None
+    if users and running is None:
         return Move(source, seen, wish, Moving(source.name, "", "", 0), pools, users)
     image, reason = session.run(_image(source, target, seen, want))
     backend, own = session.backend(source), image is not None
-    wish = replace(wish, image=image, reason=reason, content=DiskData(lambda: backend.disk_data(disk.volume, own)))
-    with backend.disk_data(disk.volume, own) as reader:
-        how, thick = "delta" if own else "whole", target.capabilities.thick
-        moving = Moving(source.name, how, reason, reader.amount(), seen.stat.allocated, thick)
+    data = DiskData(lambda: backend.disk_data(disk.volume, own))
+    wish = replace(wish, image=image, reason=reason, content=data, running=running)
+    with backend.disk_data(disk.volume, own, running is not None) as reader:
+        how, thick, guest = "delta" if own else "whole", target.capabilities.thick, running.domain if running else ""
+        moving = Moving(source.name, how, reason, reader.amount(), seen.stat.allocated, thick, guest)
     return Move(source, seen, wish, moving, pools)
+
+
+def _running(session: Session, source: Pool, target: Pool, disk: Disk) -> Running | None:
+    """The guest of this host that runs with the disk and can take it along; None where it is used in another way."""
+    if not (source.capabilities.follows and target.capabilities.follows):
+        return None
+    live = [use for use in session.host.users_of(session.path(source, disk.volume)) if use.live]
+    if len(live) != 1 or live[0].state != "running" or not live[0].top:
+        return None
+    return Running(live[0].domain, live[0].target)
 
 
 async def _users(pool: Pool, disk: Disk) -> str:
