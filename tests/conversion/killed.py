@@ -12,6 +12,7 @@ import os
 import signal
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -21,6 +22,8 @@ from ansible_collections.virt.storage.plugins.module_utils._ground.drive import 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
 from ansible_collections.virt.storage.plugins.module_utils._tasks import session, storage_layout
+from ansible_collections.virt.storage.plugins.module_utils._tasks.layout_host import look_at_host
+from ansible_collections.virt.storage.plugins.module_utils._tasks.layout_pool import ConvertingSession
 
 CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "fdatasync", "ftruncate", "fchmod", "pwrite", "write")
 passed = 0
@@ -88,6 +91,19 @@ def killed(where: str, number: int, params: Mapping[str, Any]) -> int:
     return int(said or 0)
 
 
+def stands(params: Mapping[str, Any]) -> tuple[set[str], set[str]]:
+    """What is in the pool: the states of the journal's instances, "base" where it has one, and of live records."""
+    seen = look_at_host(ConvertingSession(params["uri"], reads=True), dict(params))
+    assert seen is not None
+    journal = {entry.state for entry in seen.journal.instances.values()} | {"base" for _each in seen.journal.bases}
+    states = {str(seen.held.listing.state(each).value) for each in seen.held.records if seen.held.live(each)}
+    return journal, states
+
+
+STANDS = {"converted": ({"converted"}, {"ready"}), "rolled_back": (set(), set()), "finalized": (set(), {"ready"})}
+"""What is in the pool after each task, where all disks are volumes of it."""
+
+
 @dataclass(frozen=True)
 class Host:
     """A host whose disks are volumes of a pool. ``params`` are those of the task but for the state; ``old`` and ``new``
@@ -111,17 +127,20 @@ WAYS = (
 """What is killed, and what is done then ("" for a first task that nobody kills): from old to old, or to the end."""
 
 
-def killed_at_every_step(host: Host, stride: int) -> int:
-    """Kill every task at every ``stride``-th step, and come to the end of it, or go back. How many kills there were."""
-    kills, number, died = 0, 1, True
+def killed_at_every_step(host: Host, stride: int) -> Counter[str]:
+    """Kill every task at every ``stride``-th step, and come to the end of it, or go back. How many kills each had."""
+    kills: Counter[str] = Counter()
+    number, died = 1, True
     while died:
         died = False
         for state, then in (step for way in WAYS for step in way):
-            if then:
-                dead = not killed("before", number, {**host.params, "state": state})
-                kills, died = kills + dead, died or dead
-            host.task(then or state)
-            (host.old if (then or state) == "rolled_back" else host.new)()
+            if then and not killed("before", number, {**host.params, "state": state}):
+                kills[state] += 1
+                died = True
+            last = then or state
+            host.task(last)
+            assert stands(host.params) == STANDS[last]
+            (host.old if last == "rolled_back" else host.new)()
         host.forgotten()
         host.old()
         number += stride

@@ -21,7 +21,7 @@ import libvirt
 import pytest
 
 from .bed import MIB, Bed, by_role
-from .killed import killed
+from .killed import killed, stands
 
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 STRIDE = {"before": 1 if FULL else 2, "call": 1 if FULL else 11}
@@ -45,6 +45,13 @@ class Stage:
         self.definition = self.guest.XMLDesc(INACTIVE)
         self.contents = bed.contents()
         shutil.copytree(bed.instances, bed.root / "template")
+        self.params = {
+            "layout": "nova",
+            "path": str(bed.instances),
+            "pool": bed.name,
+            **dict.fromkeys(("instances", "formats", "base_format", "flattened")),
+            "uri": "qemu:///system",
+        }
         self.kills = 0
 
     def set(self) -> None:
@@ -60,20 +67,13 @@ class Stage:
 
     def kill(self, state: str, where: str, number: int) -> int:
         """Have the task killed; the number of places there are where it came to its end, 0 where it was killed."""
-        params = {
-            "state": state,
-            "layout": "nova",
-            "path": str(self.bed.instances),
-            "pool": self.bed.name,
-            **dict.fromkeys(("instances", "formats", "base_format", "flattened")),
-            "uri": "qemu:///system",
-        }
-        places = killed(where, number, params)
+        places = killed(where, number, {**self.params, "state": state})
         self.kills += not places
         return places
 
     def old(self) -> None:
         """All is as it was."""
+        assert stands(self.params) == (set(), set())
         assert self.bed.files() == self.files
         assert self.guest.XMLDesc(INACTIVE) == self.definition
         assert self.bed.contents() == self.contents
@@ -83,6 +83,7 @@ class Stage:
 
     def new(self) -> None:
         """All is converted."""
+        assert stands(self.params)[1] == {"ready"}
         assert self.bed.volumes() == by_role(self.contents)
         assert str(self.bed.instances) not in self.guest.XMLDesc(INACTIVE)
         assert list(self.bed.pool.glob(".virt-storage/conversion/*")) == []

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from lvm.conftest import LvmMachine, lvm_machine
 
-from .conftest import install, python_of
+from .conftest import RELEASES, install, python_of
 
 __all__ = ["lvm_machine"]  # a fixture
-RELEASES = ("20.6.1",)
 DISTRIBUTION = Path("/usr/lib/python3/dist-packages")
 
 

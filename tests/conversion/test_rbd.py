@@ -18,10 +18,11 @@ import pytest
 from integration.ceph_site import Cluster, administered, ceph, of_glance
 from integration.conftest import Modules
 
-from ansible_collections.virt.storage.plugins.module_utils._tasks import storage_layout
+from ansible_collections.virt.storage.plugins.module_utils._tasks import session, storage_layout
+from ansible_collections.virt.storage.plugins.module_utils._tasks.kinds import Surroundings
 
 from .bed import MIB, Bed
-from .killed import Host, killed_at_every_step
+from .killed import Host, killed, killed_at_every_step
 
 Nova = Callable[[dict[str, Any]], list[dict[str, str]]]
 FLAT, CLONE = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
@@ -145,6 +146,12 @@ def disks(bed: Bed, pool: NovaPool, cluster: Cluster, nova: Nova) -> Iterator[No
                     rbd.RBD().remove(pool.ioctx, name)
 
 
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The locks of the dead last for a lease, which is half a minute otherwise."""
+    monkeypatch.setattr(session, "Surroundings", lambda host, runner, _lease: Surroundings(host, runner, 2.0))
+
+
 def test_there_and_back_and_there_for_good(disks: NovaPool) -> None:
     before, used = disks.contents(), disks.used()
     assert before[f"{CLONE}_disk"][1] != ""
@@ -167,6 +174,8 @@ def test_there_and_back_and_there_for_good(disks: NovaPool) -> None:
     Modules()("disk_metadata", pool=disks.name, state="verified")
 
 
+@pytest.mark.parametrize("release", ["31.3.1"], indirect=True)
+@pytest.mark.usefixtures("short_lease")
 def test_killed(disks: NovaPool) -> None:
     before, used = disks.contents(), disks.used()
 
@@ -183,8 +192,38 @@ def test_killed(disks: NovaPool) -> None:
         Modules()("disk_metadata", pool=disks.name, state="absent", disks=names)
 
     kills = killed_at_every_step(Host(disks.params, old, new, forgotten), 1 if FULL else 4)
-    print(f"\nconversion: Ceph, killed at {kills} points, all converged and all went back")
-    assert kills >= 5
+    print(f"\nconversion: Ceph, killed at {kills.total()} points, all converged and all went back")
+    assert all(kills[state] for state in ("converted", "rolled_back", "finalized"))
+
+
+@pytest.mark.parametrize("release", ["31.3.1"], indirect=True)
+@pytest.mark.usefixtures("short_lease")
+def test_killed_while_a_clone_is_flattened(disks: NovaPool, cluster: Cluster) -> None:
+    """At every step. What it reads stays, whether the run is continued or taken back."""
+    import rbd
+
+    name = f"{CLONE}_disk"
+    digest, parent, _snapshots = disks.contents()[name]
+    pool, image, snapshot = parent.split("/")
+    number, places = 0, 0
+    while not places:
+        number += 1
+        rbd.RBD().remove(disks.ioctx, name)
+        with cluster.ioctx(pool) as source:
+            rbd.RBD().clone(source, image, snapshot, disks.ioctx, name)
+        with rbd.Image(disks.ioctx, name) as clone:
+            clone.resize(16 * MIB)
+        places = killed("before", number, {**disks.params, "state": "converted", "flattened": True})
+        assert disks.contents()[name][0] == digest
+        if number % 2:
+            disks.task("converted", flattened=True)
+            assert disks.recorded() == WANTED
+            assert disks.contents()[name][1] == ""
+            assert disks.task("converted", flattened=True)["changed"] is False
+        disks.task("rolled_back")
+        assert disks.recorded() == set()
+        assert disks.contents()[name][0] == digest
+    assert number > 3, "it was hardly killed"
 
 
 def test_a_disk_that_is_being_resized(disks: NovaPool, bed: Bed) -> None:
