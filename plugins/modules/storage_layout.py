@@ -150,7 +150,8 @@ plan:
   type: list
   elements: dict
 verdict:
-  description: One line that says whether the host can be converted and what stands in the way.
+  description: One line that says whether the host can be converted and what stands in the way; with
+    O(state=rolled_back) and O(state=finalized), for how many instances that is done.
   returned: always
   type: str
   sample: "The host can be converted: 12 converted at once, 1 converted but for what waits until they are off (web3);

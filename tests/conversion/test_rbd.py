@@ -246,11 +246,12 @@ def test_a_disk_that_is_being_resized(disks: NovaPool, bed: Bed) -> None:
 
 
 def test_a_clone_is_flattened_by_choice(disks: NovaPool) -> None:
-    """When nothing uses it; what it reads stays the same, and flat it stays."""
+    """When nothing uses it; what it reads stays the same, in its snapshots, too, and flat it stays."""
     import rbd
 
     before = disks.contents()
     with rbd.Image(disks.ioctx, f"{CLONE}_disk") as image:
+        image.create_snap("before")
         image.write(b"mine", 0)  # a client, as a guest's qemu is one
         planned = disks.task("planned", flattened=True)
         assert {each["instance"]: each["verdict"] for each in planned["instances"]} == {
@@ -265,16 +266,21 @@ def test_a_clone_is_flattened_by_choice(disks: NovaPool) -> None:
     assert data == bytes(range(4))
     written = {name: facts[0] for name, facts in disks.contents().items()}
     assert "not wholly converted" in disks.task("finalized", instances=[CLONE])["instances"][0]["refusals"][0]
+    planned = disks.task("planned", flattened=True)["plan"]
     result = disks.task("converted", flattened=True)
+    assert result["plan"] == planned
     assert result["bytes_to_copy"] == 16 * MIB
     assert [each.split(" ")[0] for each in result["actions"]] == ["flatten"]
     assert disks.task("converted", flattened=True)["changed"] is False
     assert {name: facts[0] for name, facts in disks.contents().items()} == written
     assert {facts[1] for facts in disks.contents().values()} == {""}
-    assert before.keys() <= written.keys()
     disks.task("rolled_back")
     assert disks.recorded() == set()
     assert {name: facts[0] for name, facts in disks.contents().items()} == written
+    with rbd.Image(disks.ioctx, f"{CLONE}_disk", snapshot="before") as image:
+        assert hashlib.sha256(image.read(0, image.size())).hexdigest() == before[f"{CLONE}_disk"][0]
+    with rbd.Image(disks.ioctx, f"{CLONE}_disk") as image:
+        image.remove_snap("before")
 
 
 def test_a_definition_that_says_otherwise(disks: NovaPool, libvirtd: libvirt.virConnect) -> None:

@@ -32,7 +32,7 @@ def there_and_back(bed: Bed, **options: Any) -> None:
     assert bed.refusals(result) == ""
     assert bed.volumes() == by_role(before)
     assert bed.contents() == before
-    bed.task("rolled_back")
+    assert bed.task("rolled_back")["stop_service"] is True
     assert bed.files() == files
     bed.task("converted", **options)
     bed.task("finalized")
@@ -307,7 +307,7 @@ def test_a_folder_of_overlays(bed: Bed) -> None:
                 assert found[f"{guest.name()} root"] == before["one.qcow2"]
                 assert found[f"{guest.name()} vdb"] == before["data.img"]
                 assert found[f"{other.name()} root"] == before["two.img"]
-                bed.task("rolled_back", **options)
+                assert bed.task("rolled_back", **options)["stop_service"] is False
                 now = {path.name: path.read_bytes() for path in bed.pool.iterdir() if path.is_file()}
                 assert now == files
             bed.task("converted", **options)

@@ -70,9 +70,9 @@ class OldLayout:
         durable, idempotent."""
         return self._op("point", path, native, pointer, image)
 
-    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> Op[bool]:
-        """Put the old pointer back where the header names ``image``; False where it names something else. ``blank``:
-        there was nothing behind it."""
+    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> Op[None]:
+        """Put the old pointer back, unless the header names something else than ``image`` by now. ``blank``: there was
+        nothing behind it."""
         return self._op("point_back", path, native, pointer, image, blank)
 
     def describe(self, guest: str, disks: tuple[tuple[str, tuple[Volume, ...]], ...]) -> Op[None]:

@@ -189,7 +189,6 @@ def _result(host: Host, endings: Sequence[Ending], plan: Plan, done: str) -> Fie
         ],
         "bases": [],
         "bytes_to_copy": 0,
-        "stop_service": bool(plan.actions),
     }
 
 

@@ -117,7 +117,6 @@ def _files(
         layout = folder_layout(path, guests, journal, ours)
     paths = [disk.facts.path for instance in layout.instances for disk in instance.disks]
     around = Around(
-        pool=reader.pool.name,
         root=root,
         device=os.stat(root).st_dev,
         held=held,

@@ -41,7 +41,6 @@ class Around:
     """What an old layout is compared with. ``words`` are the formats that the operator states, by path; ``elements``
     the disks of all guests by device and inode; ``users`` who uses each path now."""
 
-    pool: str
     root: str
     device: int
     held: Holdings

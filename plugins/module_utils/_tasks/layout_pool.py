@@ -124,14 +124,12 @@ class OldFiles:
         old_files.point(path, native, self._path(image.name))
         return DONE
 
-    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> bool:
+    def point_back(self, path: str, native: str, pointer: Facts, image: Volume | None, blank: bool) -> None:
         """See OldLayout."""
         old, now = Pointer(**pointer), old_files.read_overlay(path, native).pointer
         named = os.path.join(os.path.dirname(path), now.backing_file or "")
-        if now != old and (image is None or named != self._path(image.name)):
-            return False
-        old_files.point_back(path, native, old, blank=blank)
-        return True
+        if now == old or (image is not None and named == self._path(image.name)):
+            old_files.point_back(path, native, old, blank=blank)
 
     def describe(self, guest: str, disks: tuple[tuple[str, tuple[Volume, ...]], ...]) -> None:
         """See OldLayout."""

@@ -33,11 +33,12 @@ def task(params: Fields, check_mode: bool) -> Fields:
     if host is None:
         return {**Plan().to_result(), **_NOTHING, "warnings": session.warnings}
     if state in ("planned", "converted"):
-        result = _convert(host, params, only_plan=state == "planned")
+        result = _convert(host, only_plan=state == "planned")
     else:
         result = (layout_end.roll_back if state == "rolled_back" else layout_end.finalize)(host)
     return {
         **result,
+        "stop_service": params["layout"] == "nova" and bool(result["plan"]),
         "left": [{"path": path, "why": why} for path, why in host.layout.left],
         "warnings": session.warnings,
     }
@@ -49,11 +50,11 @@ _NOTHING: Fields = {"verdict": "", "instances": [], "bases": [], "left": [], "by
 # planned and converted
 
 
-def _convert(host: Host, params: Fields, *, only_plan: bool) -> Fields:
+def _convert(host: Host, *, only_plan: bool) -> Fields:
     site = Site(host.pool.name, host.available, host.obstacle)
     instances = [each for each in host.seen.instances if each.name in host.chosen]
     conversion = plan_conversion(instances, host.seen.bases, site)
-    result = _told(conversion, params)
+    result = _told(conversion)
     if only_plan:
         return {**result, "changed": False}
     blocked = bool(conversion.chosen()) and (site.obstacle or conversion.bytes_needed > site.available)
@@ -70,14 +71,13 @@ def _convert(host: Host, params: Fields, *, only_plan: bool) -> Fields:
     return result
 
 
-def _told(conversion: Conversion, params: Fields) -> Fields:
+def _told(conversion: Conversion) -> Fields:
     return {
         **conversion.plan().to_result(),
         "verdict": conversion.verdict,
         "instances": [shown(each) for each in conversion.judged],
         "bases": [base_shown(each) for each in (*conversion.bases, *conversion.hostile)],
         "bytes_to_copy": conversion.bytes_to_copy,
-        "stop_service": params["layout"] == "nova" and bool(conversion.chosen()),
     }
 
 
