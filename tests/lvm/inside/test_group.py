@@ -138,10 +138,8 @@ def test_groups_of_other_hosts_are_refused(tmp_path: Path) -> None:
     # As lvmlockd on another host would have made it: here it does not run.
     text = tmp_path / "metadata"
     program("vgcfgbackup", "-f", str(text), GROUP)
-    told = text.read_text().replace(
-        'format = "lvm2"', 'format = "lvm2"\n\tlock_type = "sanlock"\n\tlock_args = "1.0.0:lvmlock"', 1
-    )
-    text.write_text(told)
+    by_dlm = 'format = "lvm2"\n\tlock_type = "dlm"\n\tlock_args = "1.0.0:bed"'  # sanlock's names a volume of the group
+    text.write_text(text.read_text().replace('format = "lvm2"', by_dlm, 1))
     program("vgcfgrestore", "-f", str(text), GROUP)
     with pytest.raises(StorageError, match="lvmlockd"):
         find_group(LVM, GROUP)

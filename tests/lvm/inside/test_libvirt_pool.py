@@ -84,9 +84,9 @@ def disk() -> Iterator[str]:
 
 
 def wiped() -> None:
+    unmount(GROUP, Runner())  # first: libvirt stops no group of which a volume is open
     for verb in ("pool-destroy", "pool-undefine"):
         program("virsh", "-q", verb, POOL, check=False)
-    unmount(GROUP, Runner())
     if GROUP in program("vgs", "--noheadings", "-o", "vg_name").split():
         program("vgremove", "-y", "-ff", GROUP)
     program("pvremove", "-y", "-ff", DISK, check=False)
