@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from .._ground.block_device import is_read_only, open_device, users_of_devices
 from .._ground.command import Runner
 from .._ground.contents import FileReader, RawReader
-from .._ground.disk_data import DiskReader, raw_disk
+from .._ground.disk_data import DiskReader, keep_still, raw_disk
 from .._ground.errors import BadInput, LostMetadata, NotFound, StorageError
 from .._ground.libvirt_host import Host, using_any
 from .._ground.lvm import LogicalVolume, Lvm, failure, in_portions
@@ -130,6 +130,8 @@ class LvmLook:
         if lv is None:
             raise NotFound(f"There is no volume {volume} in the pool.")
         with self._open(lv, os.O_RDONLY) as descriptor:
+            if not used:
+                keep_still(descriptor, f"The volume {volume}")
             yield raw_disk(descriptor, exact_size(lv, self.group.extent))
 
     def others(self) -> Sequence[str]:

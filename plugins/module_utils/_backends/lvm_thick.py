@@ -23,11 +23,11 @@ from collections.abc import Iterator, Sequence
 
 from .._ground.block_device import device_size, open_device, write_at, zero
 from .._ground.command import Limits
-from .._ground.disk_data import own_amount
+from .._ground.disk_data import keep_still, own_amount
 from .._ground.errors import LostMetadata, StorageError
 from .._ground.lvm import TAG, LogicalVolume, failure
 from .._ground.ops import ALREADY, Outcome, copied, refused
-from .._ground.qcow2 import Pieces, overlay_image, read_size
+from .._ground.qcow2 import EXTENDED_L2, Header, Pieces, overlay_image, read_header, read_size
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._records.types import Volume
 from .contract import Capabilities
@@ -42,25 +42,31 @@ _CHANGING = Limits(wall_seconds=24 * 3600)
 _LOCKS = "/run/lock/lvm"
 
 
-def most_bytes(size: int) -> int:
+def most_bytes(size: int, cluster: int = CLUSTER, entry: int = 8, refcount_bits: int = 16) -> int:
     """How large a qcow2 volume for a disk of ``size`` bytes can become: every cluster of it written, with all tables.
+    ``entry`` is the bytes of an entry of the L2 tables; all but ``size`` are as in the volumes that are made here.
 
     It holds for as long as qemu gives no cluster back, that is, without ``discard=unmap``: with holes it would begin
     anew behind the end.
     """
-    entries = CLUSTER // 8
-    data = -(-size // CLUSTER)
-    l2 = -(-data // entries)
-    l1 = -(-l2 * 8 // CLUSTER)
+    data = -(-size // cluster)
+    l2 = -(-data * entry // cluster)
+    l1 = -(-l2 * 8 // cluster)
     table = blocks = 1
     while True:
         # Twice the L1 table, and the refcount table: one that grows is written anew before the old one is given up.
         total = 1 + data + l2 + 2 * l1 + blocks + 2 * table
-        wanted = -(-total * 2 // CLUSTER)
+        wanted = -(-total * refcount_bits // (8 * cluster))
         if wanted <= blocks:
-            return total * CLUSTER + RESERVE
+            return total * cluster + RESERVE
         blocks = wanted
-        table = -(-blocks * 8 // CLUSTER)
+        table = -(-blocks * 8 // cluster)
+
+
+def _most_of(header: Header, size: int) -> int:
+    """The same for a volume whose clusters are not ours, because it was adopted."""
+    entry = 16 if header.incompatible & EXTENDED_L2 else 8
+    return most_bytes(size, header.cluster_size, entry, header.refcount_bits)
 
 
 class ThickVolumes(LvmVolumes):
@@ -110,6 +116,22 @@ class ThickVolumes(LvmVolumes):
                     # From its own folder, so that the group can be renamed.
                     _write_new(descriptor, overlay_image(size, f"./{image.name}", cluster_size=CLUSTER))
 
+    def flaw(self, volume: Volume) -> str:
+        """See Backend. What was made elsewhere may have less space than its guest can fill."""
+        flaw = super().flaw(volume)
+        if flaw or volume.format != "qcow2":
+            return flaw
+        lv = self._found(volume)
+        with self._open(lv, os.O_RDONLY) as descriptor:
+            header = read_header(descriptor, str(volume))
+        most = _most_of(header, header.virtual_size)
+        if lv.size >= most:
+            return ""
+        return (
+            f"it has {lv.size} bytes, and its guest can fill {most}; extend it before, with "
+            f"lvextend -L {self._bytes(most)} {self.group.name}/{lv.name}"
+        )
+
     # Growing
 
     def _extend(self, lv: LogicalVolume, volume: Volume, size: int) -> None:
@@ -117,8 +139,10 @@ class ThickVolumes(LvmVolumes):
         if volume.format == "raw":
             self._extend_by_zeroes(lv, volume, size)
             return
-        if lv.size < most_bytes(size):
-            self._lvm.change("lvextend", "-L", self._bytes(most_bytes(size)), path)
+        with self._open(lv, os.O_RDONLY) as descriptor:
+            most = _most_of(read_header(descriptor, str(volume)), size)
+        if lv.size < most:
+            self._lvm.change("lvextend", "-L", self._bytes(most), path)
         if not self._is_live(lv):
             self._below(lv, volume)
             argv = ["qemu-img", "resize", "-q", "-f", "qcow2", path, str(-(-size // 512) * 512)]
@@ -199,6 +223,7 @@ class ThickVolumes(LvmVolumes):
         if users:
             return refused(f"it is in use by {users}")
         with self._open(lv, os.O_RDWR) as descriptor:
+            keep_still(descriptor, f"The volume {volume}")  # a guest that starts now would write the old header back
             drop_pointer(descriptor, str(volume))
         return copied(None if before is None or after is None else after - before)
 

@@ -118,6 +118,16 @@ def test_a_qcow2_volume_has_room_for_every_cluster_and_table(size: int) -> None:
     assert needed <= most_bytes(size) - RESERVE <= needed + 2 * MIB + needed // 1000
 
 
+@pytest.mark.parametrize(("cluster", "refcount_bits"), [(512, 16), (4096, 1), (65536, 64), (2 * MIB, 16)])
+def test_a_qcow2_volume_that_was_made_elsewhere_has_tables_of_other_sizes(cluster: int, refcount_bits: int) -> None:
+    options = f"cluster_size={cluster},refcount_bits={refcount_bits}"
+    argv = ["qemu-img", "measure", "--output", "json", "-O", "qcow2", "-o", options, "--size", str(GIB)]
+    done = subprocess.run(argv, capture_output=True, check=True, text=True, timeout=30)
+    needed = json.loads(done.stdout)["fully-allocated"]
+    most = most_bytes(GIB, cluster, refcount_bits=refcount_bits) - RESERVE
+    assert needed <= most <= needed + 8 * MIB + needed // 100
+
+
 @pytest.mark.parametrize("free", [GIB, 16 * GIB, TIB, 60 * TIB, 1000 * TIB])
 def test_a_thin_pool_leaves_room_for_its_metadata_twice_and_the_records(free: int) -> None:
     data, metadata, chunk = pool_sizes(free, 4 * MIB)
