@@ -19,9 +19,10 @@ class StorageError(Exception):
     """Something the deployer has to know. Base of the family."""
 
     def __init__(self, message: str, **facts: Any) -> None:
-        super().__init__(message)
-        self.message = message
+        # Names in it may be of others' choice: they neither break the line nor reach a terminal as a command.
+        self.message = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
         self.facts = facts
+        super().__init__(self.message)
 
 
 class BadInput(StorageError):

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from .command import Limits, Runner
@@ -103,14 +104,14 @@ class Lvm:
     def report(self, program: str, fields: str, *words: str) -> list[Mapping[str, str]]:
         """The rows that ``lvs``, ``vgs`` or ``pvs`` shows; sizes in bytes. Raises CommandFailed."""
         out = self._run([program, *_OPTIONS, "-o", fields, *words])
-        try:
+        with _understood(program):
             return _rows(out, program[:-1])
-        except ValueError as error:
-            raise StorageError(f"The report of {program} could not be understood: {error}.") from error
 
     def volumes(self, group: str) -> list[LogicalVolume]:
         """Every visible logical volume of a group. Raises CommandFailed where there is no such group."""
-        return [_volume(row) for row in self.report("lvs", _FIELDS, "--", group)]
+        rows = self.report("lvs", _FIELDS, "--", group)
+        with _understood("lvs"):
+            return [_volume(row) for row in rows]
 
     def setting(self, name: str) -> str:
         """What LVM's configuration says here, defaults included; empty where this LVM does not know the setting."""
@@ -163,13 +164,19 @@ def _said(err: str) -> str:
     return errors[0][:500] if errors else ""
 
 
-def _rows(text: str, kind: str) -> list[Mapping[str, str]]:
-    """The rows of a report; ValueError where ``text`` is none."""
+@contextmanager
+def _understood(program: str) -> Iterator[None]:
     try:
-        (report,) = json.loads(text)["report"]
-        rows: list[Mapping[str, str]] = report[kind]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"no {error}") from error
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"The report of {program} could not be understood ({error!r}): see that it is LVM2's."
+        ) from error
+
+
+def _rows(text: str, kind: str) -> list[Mapping[str, str]]:
+    (report,) = json.loads(text)["report"]
+    rows: list[Mapping[str, str]] = report[kind]
     return rows
 
 
