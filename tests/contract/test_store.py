@@ -397,6 +397,7 @@ def test_a_sweep_forgets_what_has_been_gone_for_long_and_never_what_was_released
     bed.do(bed.records.swap(released.id, State.FLAT, State.RELEASED))
     assert bed.do(bed.records.sweep(3600)) == []
     time.sleep(0.05)
+    assert bed.do(bed.records.sweep(0.02, {gone.id})) == []
     assert bed.do(bed.records.sweep(0.02)) == [gone.id]
     assert bed.do(bed.records.states()).states == {live.id: State.READY, released.id: State.RELEASED}
 

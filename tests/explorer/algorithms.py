@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 BASE = "ansible_collections.virt.storage.plugins.module_utils"
-FILES = ("rules", "pool", "cache", "disks", "reclaim", "rebuild", "moving")
+FILES = ("rules", "pool", "cache", "disks", "moving", "reclaim", "rebuild")
+"""Each imports only those before it."""
 
 
 @dataclass(frozen=True)

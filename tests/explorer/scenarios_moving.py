@@ -322,7 +322,7 @@ MOVE_MUTANTS = (
     Mutant(
         "a mover leaves no mark",
         "moving",
-        "    await source.records.refer(MOVES, mark)\n",
+        "    await source.records.refer(MOVES, str(mark))\n",
         "",
         ("a move", "two moves to two pools"),
     ),
@@ -349,9 +349,9 @@ MOVE_MUTANTS = (
         "the mark goes before the disk left behind",
         "moving",
         """        await _leave(source, target, copy)
-        await source.records.unrefer(MOVES, mark)
+        await _unmark(source, target, mark)
 """,
-        """        await source.records.unrefer(MOVES, mark)
+        """        await _unmark(source, target, mark)
         await _leave(source, target, copy)
 """,
         ("a move",),

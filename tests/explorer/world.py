@@ -11,7 +11,7 @@ itself, and is not atomic. A frozen host keeps its locks or loses them, and is n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -385,7 +385,7 @@ class World:
     def _volumes_sweep(self, actor: int) -> list[str]:
         return []
 
-    def _records_sweep(self, actor: int, keep_seconds: float) -> list[str]:
+    def _records_sweep(self, actor: int, keep_seconds: float, kept: Collection[str] = ()) -> list[str]:
         return []
 
     def _volumes_users(self, actor: int, volume: Volume) -> Users:

@@ -44,6 +44,9 @@ from .pool import Pool, end_stateless, finish, outlived, settle, state_of
 
 MOVES = "moves"
 """The marks of a pool stand under this name, like references under an image."""
+UNMARKED = "unmarked"
+"""The fact of a copy that no mark leads to it any more. Until then its record is not forgotten: without it, what came
+of the move could never be told again."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ async def _settle(source: Pool, target: Pool, mark: Mark) -> Disk | None:
         if isinstance(copy, Disk):
             await _part(target, copy, keep=True)
             await _leave(source, target, copy)
-    await source.records.unrefer(MOVES, str(mark))
+    await _unmark(source, target, mark)
     return copy if isinstance(copy, Disk) else None
 
 
@@ -211,12 +214,12 @@ async def _attempt(source: Pool, target: Pool, wish: MoveWish) -> Moved | str:
             f"The {_called(disk)} stands in pool {source.name} and, as {there.id}, in pool {target.name}: remove one."
         )
     copy = await _record(source, target, wish)
-    mark = str(Mark(copy.id, target.name))
+    mark = Mark(copy.id, target.name)
     await target.records.create(copy, State.PENDING)
     if copy.backing is not None:
         await target.records.refer(copy.backing, copy.id)
         await target.records.probe()
-    await source.records.refer(MOVES, mark)
+    await source.records.refer(MOVES, str(mark))
     facts: Facts = {}
     try:
         why = await _obstacle(source, target, disk, copy)
@@ -231,7 +234,7 @@ async def _attempt(source: Pool, target: Pool, wish: MoveWish) -> Moved | str:
     if why is None and await settle(target, copy, State.PENDING, State.READY):
         await _part(target, copy, keep=True)
         await _leave(source, target, copy)
-        await source.records.unrefer(MOVES, mark)
+        await _unmark(source, target, mark)
         return Moved(copy, facts)
     await _take_back(source, target, copy, mark)
     return why or "its copy was taken for dead and reclaimed"
@@ -330,10 +333,21 @@ async def _leave(source: Pool, target: Pool, copy: Disk) -> None:
         ) from error
 
 
-async def _take_back(source: Pool, target: Pool, copy: Disk, mark: str) -> None:
+async def _take_back(source: Pool, target: Pool, copy: Disk, mark: Mark) -> None:
     """Leave nothing of a copy that is not published; its mark goes last."""
     await _withdraw(target, copy)
-    await source.records.unrefer(MOVES, mark)
+    await _unmark(source, target, mark)
+
+
+async def _unmark(source: Pool, target: Pool, mark: Mark) -> None:
+    """The end of a move. Killed between the two, the copy's record is kept for longer than it had to be."""
+    await source.records.unrefer(MOVES, str(mark))
+    await target.records.note(mark.copy, UNMARKED, {})
+
+
+async def marked(pool: Pool, record: Disk) -> bool:
+    """Whether a mark in another pool may lead to this record."""
+    return "moved" in record.origin and UNMARKED not in await pool.records.notes(record.id)
 
 
 async def _withdraw(target: Pool, copy: Record) -> None:

@@ -16,9 +16,10 @@ from dataclasses import dataclass, field
 
 from .._ground.errors import LostMetadata, NewerSchema, StorageError
 from .._records.contract import Listing
-from .._records.types import Image, Record, State, taken_apart
+from .._records.types import Disk, Image, Record, State, taken_apart
 from . import rules
 from .cache import ready_images, retire
+from .moving import marked
 from .pool import Pool, end_stateless, finish, give_back, take_over
 
 UNSETTLED = frozenset({State.PENDING, State.FILLING, State.DELETING, State.RETIRED, State.MOVING})
@@ -61,8 +62,18 @@ async def reclaim(pool: Pool) -> Reclaimed:
             continue
         (done.cleared if cleared else done.left).append(each.sentence)
     await pool.volumes.sweep()
-    await pool.records.sweep(KEEP_ENDED)
+    await pool.records.sweep(KEEP_ENDED, await _kept(pool))
     return done
+
+
+async def _kept(pool: Pool) -> frozenset[str]:
+    """What is gone and not to be forgotten, as a mark in another pool may lead to it."""
+    found = set()
+    for record_id, state in sorted((await pool.records.states()).states.items()):
+        record = await _readable(pool, record_id) if state is State.GONE else None
+        if isinstance(record, Disk) and await marked(pool, record):
+            found.add(record_id)
+    return frozenset(found)
 
 
 async def find_debris(pool: Pool) -> list[Debris]:

@@ -16,7 +16,7 @@ share one sync.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from .._ground.ops import Facts, Op, Outcome
@@ -140,7 +140,8 @@ class Records:
         """Drop an ended record for good. Only for records that ended long ago (30 days)."""
         return self._op("forget", record_id)
 
-    def sweep(self, keep_seconds: float) -> Op[list[str]]:
-        """Forget records that were gone more than ``keep_seconds`` ago, and clear what no record ever named. What was
-        released stays: its volume does, and without it would be taken for one whose record was lost."""
-        return self._op("sweep", keep_seconds)
+    def sweep(self, keep_seconds: float, kept: Collection[str] = ()) -> Op[list[str]]:
+        """Forget records that were gone more than ``keep_seconds`` ago, but those ``kept``, and clear what no record
+        ever named. What was released stays: its volume does, and without it would be taken for one whose record was
+        lost."""
+        return self._op("sweep", keep_seconds, kept)

@@ -27,7 +27,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from .._ground.durable import sync_files, sync_folder
@@ -338,11 +338,13 @@ class FolderStore:
             drop(path)
         sync_folder(self._records)
 
-    def sweep(self, keep_seconds: float) -> list[str]:
+    def sweep(self, keep_seconds: float, kept: Collection[str] = ()) -> list[str]:
         """See the contract. Age is only ever asked of what is gone or never began."""
         forgotten = []
         for record_id, state in self.states().states.items():
-            if state is State.GONE and seconds_since_named(self._state_path(record_id, state)) > keep_seconds:
+            if state is not State.GONE or record_id in kept:
+                continue
+            if seconds_since_named(self._state_path(record_id, state)) > keep_seconds:
                 self.forget(record_id)
                 forgotten.append(record_id)
         for name in self.locks.names():

@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -288,14 +288,14 @@ class OmapStore:
         ]
         self._omaps.change(shard, Change({STATE + record_id: word}, without=(*_keys(record_id), *more)))
 
-    def sweep(self, keep_seconds: float) -> list[str]:
+    def sweep(self, keep_seconds: float, kept: Collection[str] = ()) -> list[str]:
         """See the contract. Age is only ever asked of what is gone."""
         limit = time.time() - keep_seconds
         forgotten = [
             record_id
             for shard in self._shards
             for record_id, ended in self._omaps.items(shard, ENDED_AT)
-            if is_id(record_id) and _seconds(ended) < limit
+            if is_id(record_id) and record_id not in kept and _seconds(ended) < limit
         ]
         for record_id in forgotten:
             self.forget(record_id)
