@@ -60,6 +60,7 @@ class FolderStore:
             schema = read_file(os.path.join(root, "schema")).strip()
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"There are no records in {root}.") from None
+        check_own_folder(root)  # nobody is led by records that another user made up
         if not schema.isdigit() or len(schema) > SCHEMA_DIGITS:
             raise LostMetadata(
                 f"The file {root}/schema does not hold a number: write the schema version of the pool there "
