@@ -56,3 +56,15 @@ def lvm_machine() -> Iterator[LvmMachine]:
         # Where a checkout has its namespaced folder.
         machine.ssh(f"mkdir -p {place}/.work && ln -sfn {TREE} {place}/.work/tree")
         yield LvmMachine(machine, place)
+
+
+def cleared(machine: Machine, groups: dict[str, str]) -> None:
+    """Neither pools nor groups of these names, whatever a run left; each group's device is blank again."""
+    for name, device in groups.items():
+        machine.ssh(
+            f"mountpoint -q /run/virt-storage/{name} && umount /run/virt-storage/{name}\n"
+            f"for verb in destroy undefine; do virsh -q pool-$verb {name}; done 2>/dev/null\n"
+            f"vgs {name} >/dev/null 2>&1 && vgremove -qq -y -ff {name}\n"
+            f"wipefs -q --all --force {device} && blkdiscard -z -l {4 << 20} {device}",
+            timeout=180,
+        )

@@ -10,9 +10,7 @@ machine 2 mounts them over the link between the two.
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,9 @@ import pytest
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO / "dev.d"))
 
-from common import VENV, run, venv_env  # noqa: E402
-from vm import inventory  # noqa: E402
 from vm_machine import Machine, machines  # noqa: E402
 
-PLAY_LIMIT = 600
-"""Seconds that one play may take; a task costs about two in an emulated machine."""
+from ansible_collections.virt.storage.tests.over_ssh import played  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -56,26 +51,11 @@ class NetfsBed:
         Modules of this collection are those of the checkout. A failed task ends the play, and its result, the last,
         has a true ``failed``; a play in which no task ran is an error.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            results, book, hosts = (Path(folder, name) for name in ("results", "play.json", "hosts"))
-            hosts.write_text(inventory(), encoding="utf-8")
-            play = {"hosts": host.name, "gather_facts": False, "tasks": list(tasks)}
-            book.write_text(json.dumps([play]), encoding="utf-8")
-            env = {
-                **venv_env(),
-                "ANSIBLE_CALLBACK_PLUGINS": str(REPO / "tests" / "integration" / "callback_plugins"),
-                "ANSIBLE_CALLBACKS_ENABLED": "collect_results",
-                "COLLECT_RESULTS": str(results),
-                "ANSIBLE_HOME": str(Path(folder, "ansible")),
-            }
-            words = [VENV / "bin" / "ansible-playbook", "--inventory", hosts, "--diff", book]
-            words += ["--check"] if check else []
-            finished = run(words, env=env, check=False, capture=True, timeout=PLAY_LIMIT)
-            assert results.exists(), f"no task ran:\n{finished.stdout}"
-            told = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
-            # A result does not say by itself that its task failed: a command's has its exit code, a module's a message.
-            told[-1]["failed"] = finished.returncode != 0
-            return told
+        play = {"hosts": host.name, "gather_facts": False, "tasks": list(tasks)}
+        told, trouble = played([play], *(["--check"] if check else []))
+        # A result does not say by itself that its task failed: a command's has its exit code, a module's a message.
+        told[-1]["failed"] = bool(trouble)
+        return told
 
 
 @pytest.fixture(scope="session")
