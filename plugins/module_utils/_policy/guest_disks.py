@@ -54,7 +54,9 @@ def _texts(xml: str) -> list[str]:
 
     def end(_name: str) -> None:
         if open_tags == _DISK:
-            stop = data.index(b">", parser.CurrentByteIndex) + 1
+            stop = parser.CurrentByteIndex  # of an empty element, this is where it has ended
+            if data.startswith(b"</disk", stop):
+                stop = data.index(b">", stop) + 1
             found.append(data[begun.pop() : stop].decode())
         open_tags.pop()
 

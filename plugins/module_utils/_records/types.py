@@ -255,7 +255,7 @@ def from_json(data: bytes, record_id: str) -> Record:
         ) from None
     if not isinstance(schema, int) or schema > SCHEMA:
         raise NewerSchema(
-            "The record of %s has schema %s, and this version of virt.storage knows up to %d: "
+            "The record of %s has schema %.40s, and this version of virt.storage knows up to %d: "
             "use a newer version of the collection." % (record_id, json.dumps(schema), SCHEMA),
             id=record_id,
         )
