@@ -130,20 +130,18 @@ WAYS = (
 def killed_at_every_step(host: Host, stride: int) -> Counter[str]:
     """Kill every task at every ``stride``-th step, and come to the end of it, or go back. How many kills each had."""
     kills: Counter[str] = Counter()
-    for way in WAYS:
-        number, died = 1, True
-        while died:
-            died = False
-            for state, then in way:
-                if then and not killed("before", number, {**host.params, "state": state}):
-                    kills[state] += 1
-                    died = True
-                last = then or state
-                host.task(last)
-                assert stands(host.params) == STANDS[last]
-                (host.old if last == "rolled_back" else host.new)()
-            if last == "finalized":
-                host.forgotten()
-                host.old()
-            number += stride
+    number, died = 1, True
+    while died:
+        died = False
+        for state, then in (step for way in WAYS for step in way):
+            if then and not killed("before", number, {**host.params, "state": state}):
+                kills[state] += 1
+                died = True
+            last = then or state
+            host.task(last)
+            assert stands(host.params) == STANDS[last]
+            (host.old if last == "rolled_back" else host.new)()
+        host.forgotten()
+        host.old()
+        number += stride
     return kills
