@@ -570,7 +570,8 @@ def test_a_flat_disk_needs_no_image(own: Store, task: Modules, tmp_path: Path) -
 def test_a_disk_with_snapshots_is_not_flattened(store: Store) -> None:
     disk = store.make({"instance": "snapped", "image": "base"})[0]
     for change in ("-c", "-d"):
-        subprocess.run(["qemu-img", "snapshot", change, "before", disk["path"]], check=True)
+        told = f"driver=qcow2,file.driver=file,file.filename={disk['path']}"
+        subprocess.run(["qemu-img", "snapshot", change, "before", "--image-opts", told], check=True)
         if change == "-c":
             assert "has snapshots of its guest in it (1)" in store.refused({"instance": "snapped", "flattened": True})
     store.four({"instance": "snapped", "flattened": True})
