@@ -391,7 +391,7 @@ def test_a_client_that_died_is_waited_for_and_named(pool: Any) -> None:
 
 
 def test_a_client_whose_watch_stays_is_forgotten_as_the_guide_says(pool: Any) -> None:
-    """An OSD that writes down the watch of a client which dies meanwhile never takes it back by itself."""
+    """An OSD that writes down the watch of a client which dies meanwhile may not take it back by itself."""
     volumes, ceph = pool.parts.volumes, ceph_of(pool)
     volume = pool.disk().volume
     volumes.allocate(volume, MIB)
