@@ -27,7 +27,7 @@ from .._ground.disk_data import keep_still, own_amount
 from .._ground.errors import LostMetadata, StorageError
 from .._ground.lvm import TAG, LogicalVolume, failure
 from .._ground.ops import ALREADY, Outcome, copied, refused
-from .._ground.qcow2 import EXTENDED_L2, Header, Pieces, overlay_image, read_header, read_size
+from .._ground.qcow2 import EXTENDED_L2, Header, Pieces, overlay_image, read_header, read_size, refuse_snapshots
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
 from .._records.types import Volume
 from .contract import Capabilities
@@ -199,7 +199,11 @@ class ThickVolumes(LvmVolumes):
         """See Backend. A device does not tell what of it is data, so all of the image counts."""
         lv = self._found(volume)
         image = self._below(lv, volume) if volume.format == "qcow2" else None
-        return 0 if image is None else image.size
+        if image is None:
+            return 0
+        with self._open(lv, os.O_RDONLY) as descriptor:
+            refuse_snapshots(read_header(descriptor, str(volume)), str(volume))
+        return image.size
 
     def flatten(self, volume: Volume) -> Outcome:
         """See the contract. The image's pointer goes last, so that it can be done again from any point."""

@@ -255,6 +255,22 @@ def test_an_overlay_can_be_written_to_its_last_byte(thick: LvmBed) -> None:
     program("qemu-img", "check", "-q", "-f", "qcow2", thick.at(volume)[1])
 
 
+def test_a_disk_with_snapshots_in_it_keeps_the_image_that_they_need(thick: LvmBed) -> None:
+    volume = cloned(thick, filled(thick, Literal(lambda: DATA)), MIB)
+    place = thick.at(volume)[1]
+    # Said with its format, for the image below it is never to be guessed either.
+    options = f"driver=qcow2,file.driver=host_device,file.filename={place}"
+    program("qemu-img", "snapshot", "--image-opts", "-c", "before", options)
+    refusal = pytest.raises(StorageError, match="snapshots of its guest in it")
+    with refusal:
+        thick.parts.volumes.to_flatten(volume)
+    with refusal:
+        thick.do(thick.volumes.flatten(volume))
+    program("qemu-img", "snapshot", "--image-opts", "-d", "before", options)
+    assert thick.parts.volumes.to_flatten(volume) == MIB
+    assert thick.do(thick.volumes.flatten(volume)).kind == "done"
+
+
 @pytest.mark.parametrize("options", ["cluster_size=64k", "cluster_size=4k,refcount_bits=64"])
 def test_a_qcow2_volume_with_less_space_than_its_guest_can_fill_is_not_adopted(thick: LvmBed, options: str) -> None:
     """As it is made elsewhere, to be extended when it fills up, which nobody here would do."""
