@@ -391,6 +391,20 @@ def test_an_ended_record_is_forgotten_with_all_that_was_kept_under_it(bed: Bed, 
 
 
 @pytest.mark.promise("retention")
+def test_an_ended_disk_is_forgotten_with_its_name_under_its_image(bed: Bed) -> None:
+    """Who wakes late may put it there when all is over. Once nobody knew whose it is, it would keep the image."""
+    image = made(bed, bed.image(), State.READY)
+    gone, live = (
+        made(bed, bed.disk("a", backing=image), State.GONE),
+        made(bed, bed.disk("b", backing=image), State.READY),
+    )
+    for disk in (gone, live):
+        bed.do(bed.records.refer(image.id, disk.id))
+    bed.do(bed.records.forget(gone.id))
+    assert list(bed.do(bed.records.references(image.id))) == [live.id]
+
+
+@pytest.mark.promise("retention")
 def test_a_sweep_forgets_what_has_been_gone_for_long_and_never_what_was_released(bed: Bed) -> None:
     gone, live = made(bed, bed.disk("a"), State.GONE), made(bed, bed.disk("b"), State.READY)
     released = made(bed, bed.disk("c"), State.FLAT)

@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A process that does a task on a pool and is killed on its way: before an operation, at a system call within one, or
-while a program that it started runs. What is killed is forked here; nothing in the shipped code knows of it.
+"""A process that does a task on a pool and is killed, or frozen, on its way: before an operation, at a system call
+within one, or while a program that it started runs. It is forked here; nothing in the shipped code knows of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -48,11 +49,31 @@ CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "ftruncate", "fc
 
 @dataclass(frozen=True)
 class Kill:
-    """``before`` the n-th operation, at the n-th ``call`` that would change something, or while the n-th ``program``
-    that writes to a volume is at work (it is stopped first, so that it still runs when its parent is gone)."""
+    """``before`` the n-th operation, before the n-th ``decision``, at the n-th ``call`` that would change something, or
+    while the n-th ``program`` that writes to a volume is at work (it is stopped first, so that it still runs when its
+    parent is gone). A decision is an operation that moves a state or changes a volume."""
 
     where: str
     number: int
+
+    def strike(self) -> None:
+        """It happens to this process, now."""
+        os.kill(os.getpid(), signal.SIGKILL)
+        while True:  # until it arrives
+            time.sleep(1)
+
+
+@dataclass(frozen=True)
+class Freeze(Kill):
+    """The process and its programs stand still there, as on a host that freezes, until they are let go on."""
+
+    def strike(self) -> None:
+        """Returns when all goes on."""
+        signal.alarm(0)
+        _signal_programs(signal.SIGSTOP)
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)  # all threads: it is the process that stops
+        _signal_programs(signal.SIGCONT)
+        signal.alarm(WALL)
 
 
 @dataclass
@@ -60,6 +81,7 @@ class Lived:
     """What became of a child. ``orphan`` is the process id of a program that was stopped and left behind."""
 
     killed: bool
+    frozen: bool = False
     acknowledged: bool = False
     made: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -77,19 +99,31 @@ def parts(root: str, runner: Runner) -> Parts:
     return Parts(records, volumes)
 
 
-def run(root: str, act: Act, kill: Kill | None = None, beside: Mapping[str, str] | None = None) -> Lived:
-    """Do a task in a process of its own, which dies as ``kill`` says; wait for its end. ``beside`` tells where further
-    pools are, by name."""
+def run(
+    root: str,
+    act: Act,
+    kill: Kill | None = None,
+    beside: Mapping[str, str] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Lived:
+    """Do a task in a process of its own, to which ``kill`` happens; wait for its end. ``beside`` tells where further
+    pools are, by name; ``meanwhile`` is done while the process is frozen, if it comes to that."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(reading)
         _live(root, act, kill, writing, beside or {})
     os.close(writing)
+    frozen = isinstance(kill, Freeze) and _frozen(pid)
+    if frozen:
+        try:
+            meanwhile()
+        finally:
+            os.kill(pid, signal.SIGCONT)
     with os.fdopen(reading, encoding="utf-8") as pipe:
         told = [json.loads(line) for line in pipe]
     _pid, status = os.waitpid(pid, 0)
-    lived = Lived(killed=os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+    lived = Lived(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, frozen)
     for key, value in told:
         if isinstance(getattr(lived, key), list):
             getattr(lived, key).append(value)
@@ -97,6 +131,12 @@ def run(root: str, act: Act, kill: Kill | None = None, beside: Mapping[str, str]
             setattr(lived, key, value)
     assert lived.killed or os.waitstatus_to_exitcode(status) == 0, f"the child failed: {lived}"
     return lived
+
+
+def _frozen(pid: int) -> bool:
+    """Wait until the child is frozen, or at its end; tells which. It tells less before than its pipe holds."""
+    found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    return found is not None and found.si_code == os.CLD_STOPPED
 
 
 def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str, str]) -> NoReturn:
@@ -107,21 +147,23 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str
         _WRITE(pipe, line.encode())
 
     try:
-        runner = Stopping(kill.number if kill is not None and kill.where == "program" else 0, tell)
+        runner = Stopping(kill, tell)
         opened = parts(root, runner)
         pool = Pool(NAME, opened.volumes.capabilities(), OWNER + secrets.token_hex(8), LEASE)
         performer = Performer({NAME: opened, **{name: parts(path, runner) for name, path in beside.items()}})
         count = itertools.count(1)
 
         def perform(waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
-            if kill is not None and kill.where == "before" and next(count) == kill.number:
-                _die()
+            reached = kill is not None and (kill.where == "before" or (kill.where == "decision" and decides(waiting)))
+            if kill is not None and reached and next(count) == kill.number:
+                kill.strike()
             return performer(waiting)
 
         if kill is not None and kill.where == "call":
-            _kill_at_call(kill.number)
-        _unwrap(drive([attend(pool)], perform))
-        ended = drive(act(pool), perform)
+            _kill_at_call(kill)
+        ended = drive([attend(pool)], perform)
+        if ended[0].error is None:
+            ended = drive(act(pool), perform)
         for each in ended:
             if each.error is not None:
                 tell("errors", f"{type(each.error).__name__}: {each.error}")
@@ -135,28 +177,35 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str
     os._exit(0)
 
 
+def decides(waiting: Mapping[int, Op[Any]]) -> bool:
+    """Whether a state is about to be moved, or a volume to be changed."""
+    return any(op.primitive == "swap" or (op.part == "volumes" and op.writes) for op in waiting.values())
+
+
 def _unwrap(ended: Sequence[Ended]) -> None:
     for each in ended:
         each.unwrap()
 
 
-def _die() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGKILL)
-    while True:  # until it arrives
-        time.sleep(1)
-
-
 _WRITE = os.write
+_PROGRAMS: list[int] = []
+"""The process ids of what this process started; each is a group of its own."""
 
 
-def _kill_at_call(number: int) -> None:
-    """From now on the ``number``-th call that changes something kills the process instead."""
+def _signal_programs(which: int) -> None:
+    for pid in _PROGRAMS:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, which)
+
+
+def _kill_at_call(kill: Kill) -> None:
+    """From now on it happens at the ``kill.number``-th call that changes something, before that call."""
     count = itertools.count(1)
 
     def deadly(call: Callable[..., Any], changes: Callable[..., bool] = lambda *_: True) -> Callable[..., Any]:
         def instead(*arguments: Any, **options: Any) -> Any:
-            if changes(*arguments) and next(count) == number:
-                _die()
+            if changes(*arguments) and next(count) == kill.number:
+                kill.strike()
             return call(*arguments, **options)
 
         return instead
@@ -168,21 +217,23 @@ def _kill_at_call(number: int) -> None:
 
 
 class Stopping(Runner):
-    """Tells what it starts. The ``number``-th that writes is stopped at its work, and then this process is killed."""
+    """Tells what it starts. The n-th that writes is stopped at its work, and then ``kill`` happens to this process."""
 
-    def __init__(self, number: int, tell: Callable[[str, Any], None]) -> None:
+    def __init__(self, kill: Kill | None, tell: Callable[[str, Any], None]) -> None:
         super().__init__()
-        self._number, self._tell = number, tell
+        self._kill, self._tell = kill, tell
         self._count = itertools.count(1)
 
     def start(self, argv: Sequence[str], **options: Any) -> Running:
         self._tell("programs", " ".join(argv[:2]))
         running = super().start(argv, **options)
         self._tell("started", running._process.pid)
+        _PROGRAMS.append(running._process.pid)
         writes = argv[0] == "qemu-io" or argv[1:2] in (["convert"], ["resize"])
-        if writes and next(self._count) == self._number:
+        kill = self._kill
+        if kill is not None and kill.where == "program" and writes and next(self._count) == kill.number:
             self._tell("orphan", stopped(running._process.pid))
-            _die()
+            kill.strike()
         return running
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .tally import Tally
+from .tally import Freezes, Tally
 
-KEPT = Path(__file__).parents[2] / ".work" / "results" / "kills.json"
+FOLDER = Path(__file__).parents[2] / ".work" / "results"
 
 
 @pytest.fixture(scope="session")
@@ -22,14 +22,32 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """To be told of every kill whose task converged."""
     counted = Tally()
     yield counted
-    if request.session.testsfailed:
-        return
-    counted.keep(KEPT)
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    assert capture is not None
-    with capture.global_and_fixture_disabled():
+    if not request.session.testsfailed:
+        counted.keep(FOLDER / "kills.json")
         backends: Counter[str] = Counter()
         for (backend, _task, _where), kills in counted.kills.items():
             backends[backend] += kills
         told = ", ".join(f"{kills} on {backend}" for backend, kills in sorted(backends.items()))
-        print(f"\ncrash: {sum(counted.kills.values())} kill points ({told}), 0 lost, all converged")
+        say(request, f"crash: {sum(counted.kills.values())} kill points ({told}), 0 lost, all converged")
+
+
+@pytest.fixture(scope="session")
+def freezes(request: pytest.FixtureRequest) -> Iterator[Freezes]:
+    """To be told of every freeze after which all held."""
+    counted = Freezes()
+    yield counted
+    if not request.session.testsfailed:
+        counted.keep(FOLDER / "freezes.json")
+        say(
+            request,
+            f"crash: {counted.freezes} freezes beside {counted.operations} operations of others, no disk or image "
+            f"lost; {counted.lost} of the frozen said that they lost, the others ended rightly",
+        )
+
+
+def say(request: pytest.FixtureRequest, line: str) -> None:
+    """Print a line that pytest does not keep to itself."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        print(f"\n{line}")

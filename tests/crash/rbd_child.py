@@ -170,9 +170,9 @@ def calls(root: str) -> int:
     return Path(root, "calls").stat().st_size
 
 
-def kill_at_call(root: str, number: int) -> None:
-    """From now on kill this process at a call that changes something: at one moment of ``MOMENTS`` after the other."""
-    site, moment = divmod(number - 1, len(MOMENTS))
+def kill_at_call(root: str, kill: child.Kill) -> None:
+    """From now on it happens at a call that changes something: at one moment of ``MOMENTS`` after the other."""
+    site, moment = divmod(kill.number - 1, len(MOMENTS))
     count = itertools.count(1)
     # One byte a call: whatever else is under way when the process dies, none of them is lost.
     calls = os.open(f"{root}/calls", os.O_WRONLY | os.O_APPEND)
@@ -182,8 +182,9 @@ def kill_at_call(root: str, number: int) -> None:
         os.write(calls, b".")
         if reached == site + 1:
             if not MOMENTS[moment]:
-                child._die()
-            threading.Timer(MOMENTS[moment], child._die).start()
+                kill.strike()
+            else:
+                threading.Timer(MOMENTS[moment], kill.strike).start()
 
     def deadly(owner: type, names: str) -> dict[str, Any]:
         def instead(name: str) -> Callable[..., Any]:

@@ -76,6 +76,7 @@ NAMES = (
     "copy",
     "blank",
     "config disk",
+    "import",
     "grow",
     "flatten",
     "flatten, then prune",
@@ -115,6 +116,12 @@ def fill(location: str, format: str) -> Act:
 def make(*wishes: DiskWish) -> Act:
     """Make disks side by side."""
     return lambda pool: [disks.make(pool, wish) for wish in wishes]
+
+
+def bring_in(sources: Sources) -> Act:
+    """Import a file from outside as a disk."""
+    source = Incoming(SourceSpec(sources.qcow2, "qcow2"), BOUNDS)
+    return make(DiskWish("web", "root", size=sources.size, source=source, format="raw"))
 
 
 def on_disk(instance: str, what: Callable[[Pool, Disk], Task]) -> Act:
@@ -200,6 +207,7 @@ def scenarios(sources: Sources, root: str) -> dict[str, Scenario]:
             make(DiskWish("web", "root", size=MIB, source=Literal(lambda: CONFIG), format="raw")),
             wanted={web: sources.literal(CONFIG, MIB)},
         ),
+        "import": Scenario(bring_in(sources), wanted={web: sources.reads(size)}),
         "grow": Scenario(on_disk("web", grow), [raw, make(clone)], {web: sources.reads(2 * size)}, here),
         "flatten": Scenario(on_disk("web", disks.flatten), [raw, make(clone)], {web: sources.reads(size)}, here),
         "flatten, then prune": Scenario(

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Counting kills."""
+"""Counting kills, and freezes."""
 
 from __future__ import annotations
 
@@ -26,3 +26,23 @@ class Tally:
         """Write it down."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([[*where, kills] for where, kills in self.kills.items()]), encoding="utf-8")
+
+
+class Freezes(Tally):
+    """Freezes by backend, task, and what another process did meanwhile. ``operations`` are the tasks of all those that
+    were run while somebody stood still; ``lost`` is how many of the frozen ones said in the end that they lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    @property
+    def lost(self) -> int:
+        return sum(count for (_backend, _task, where), count in self.kills.items() if where == LOST)
+
+    @property
+    def freezes(self) -> int:
+        return sum(self.kills.values()) - self.lost
+
+
+LOST = "lost"

@@ -52,6 +52,7 @@ from .scenarios import (  # noqa: E402  # noqa: E402
     Scenario,
     Sources,
     Task,
+    bring_in,
     clear,
     disks,
     fill,
@@ -72,6 +73,7 @@ NAMES = (
     "copy",
     "blank",
     "config disk",
+    "import",
     "grow",
     "flatten",
     "prune",
@@ -129,7 +131,7 @@ def stage(
         monkeypatch.setattr(module, "parts", rbd_child.parts)
     monkeypatch.setattr(pool_state, "_reads_as", rbd_child.reads_as)
     monkeypatch.setattr(pool_state, "_check_image", check_image)
-    monkeypatch.setattr(child, "_kill_at_call", lambda number: rbd_child.kill_at_call(made.root, number))
+    monkeypatch.setattr(child, "_kill_at_call", lambda kill: rbd_child.kill_at_call(made.root, kill))
     in_child(bring, made.glance, sources)
     yield made
     made.strike()
@@ -218,6 +220,7 @@ def scenarios_of(stage: Stage, sources: Sources) -> dict[str, Scenario]:  # noqa
             make(DiskWish("web", "root", size=MIB, source=Literal(lambda: CONFIG), format="raw")),
             wanted={web: sources.literal(CONFIG, MIB)},
         ),
+        "import": Scenario(bring_in(sources), wanted={web: sources.reads(size)}),
         "grow": Scenario(on_disk("web", grow), [raw, clone], {web: sources.reads(2 * size)}, here),
         "flatten": Scenario(on_disk("web", disks.flatten), [raw, clone], {web: sources.reads(size)}, here),
         "prune": Scenario(prune, [raw], images={KEY: False}),

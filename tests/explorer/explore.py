@@ -88,6 +88,7 @@ class Scheduler:
         self.alive: set[int] = set()
         self.lines: list[str] = []
         self.steps = 0
+        self.survived = True
 
     def tell(self, actor: int, what: str) -> None:
         self.lines.append("%s: %s" % ("recovery" if self.first else NAMES[actor], what))
@@ -166,11 +167,13 @@ class Scheduler:
         return {}
 
     def _die(self, actor: int) -> None:
+        self.survived = False
         self.begun.pop(actor, None)
         self.world.make_durable(actor + self.first)
         self.world.die(actor + self.first)
 
     def _power(self, waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
+        self.survived = False
         self.lines.append("*: power is lost")
         self.world.lose_power(lambda: self.choices.pick(2) == 1)
         self.begun.clear()
@@ -245,7 +248,7 @@ def run(scenario: Callable[[], Stage], choices: Choices, bounds: Bounds) -> Stor
             for ended in drive([task], alone.perform):
                 ended.unwrap()
             stage.world.die(alone.first)
-        invariants.at_rest(stage.world, stage.kept)
+        invariants.at_rest(stage.world, stage.kept, scheduler.survived)
         stage.converged(stage.world)
     except Violation as violation:
         return Story(str(violation), scheduler.lines, choices.taken)

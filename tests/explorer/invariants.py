@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.virt.storage.plugins.module_utils._records.types import USABLE, Disk, Image, State
+from ansible_collections.virt.storage.plugins.module_utils._records.types import ENDED, USABLE, Disk, Image, State
 
 from .world import Content, Violation, World
 
@@ -68,8 +68,13 @@ def _disk(world: World, record_id: str, disk: Disk, state: State, content: Conte
             raise Violation("hold 3: the disk %s has another image under it" % record_id)
 
 
-def at_rest(world: World, kept: set[str]) -> None:
-    """Hold 6: no debris once the tasks were run again and the pool was reclaimed."""
+def at_rest(world: World, kept: set[str], survived: bool) -> None:
+    """Hold 6: no debris once the tasks were run again and the pool was reclaimed. Where all ``survived``, no name of an
+    ended disk is under an image; otherwise it goes with the record that is forgotten."""
+    for image_id, names in world.seen.references.items():
+        for name in names if survived else ():
+            if name in world.seen.records and world.seen.records[name].state in ENDED:
+                raise Violation("hold 6: the name of %s, which has ended, stays under %s" % (name, image_id))
     owned = set(kept)
     for record_id, entry in world.seen.records.items():
         if entry.state in (State.PENDING, State.FILLING, State.DELETING, None):

@@ -328,6 +328,13 @@ MUTANTS = (
         ("bad fill, good fill",),
     ),
     Mutant(
+        "who wakes late leaves its reference",
+        "pool",
+        "        await forsake(pool, record)\n",
+        "        pass\n",
+        ("clone, retire, reclaim", "one place, two clones, reclaim"),
+    ),
+    Mutant(
         "a volume beside an ended record stays",
         "reclaim",
         """    if state is State.GONE:

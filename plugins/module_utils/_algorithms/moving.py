@@ -40,7 +40,7 @@ from .._ground.ops import DONE, Facts
 from .._records.types import ENDED, USABLE, Disk, Image, Record, State, disk_id, is_id, taken_apart
 from . import rules
 from .disks import ATTEMPTS, delete, standing_in
-from .pool import Pool, end_stateless, finish, outlived, settle, state_of
+from .pool import Pool, end_stateless, finish, forsake, outlived, settle, state_of
 
 MOVES = "moves"
 """The marks of a pool stand under this name, like references under an image."""
@@ -354,6 +354,8 @@ async def _withdraw(target: Pool, copy: Record) -> None:
     """Take back a copy that is not published. Refused means that somebody else did: they finish."""
     if await target.records.swap(copy.id, State.PENDING, State.DELETING):
         await _end(target, copy)
+    else:
+        await forsake(target, copy)
 
 
 async def _end(target: Pool, copy: Record) -> None:

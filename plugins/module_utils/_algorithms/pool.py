@@ -14,7 +14,7 @@ from .._backends.contract import Capabilities, Volumes
 from .._ground.errors import Busy, InUse, LostMetadata
 from .._ground.ops import Host
 from .._records.contract import Records
-from .._records.types import LONGEST_LIFE, Disk, Record, State
+from .._records.types import ENDED, LONGEST_LIFE, Disk, Record, State
 from . import rules
 
 BEAT_LOOKS = 8
@@ -85,6 +85,16 @@ async def withdraw(pool: Pool, record: Record, was: State) -> None:
     target = rules.withdrawn(record)
     if await pool.records.swap(record.id, was, target):
         await finish(pool, record, target)
+    else:
+        await forsake(pool, record)
+
+
+async def forsake(pool: Pool, record: Record) -> None:
+    """Take our reference away where somebody reclaimed the record: they may have been done before it stood."""
+    if not isinstance(record, Disk) or record.backing is None:
+        return
+    if await state_of(pool, record.id) in (State.DELETING, *ENDED):
+        await pool.records.unrefer(record.backing, record.id)
 
 
 async def finish(pool: Pool, record: Record, state: State) -> None:

@@ -137,7 +137,8 @@ class Records:
         return self._op("drop", record_id, state)
 
     def forget(self, record_id: str) -> Op[None]:
-        """Drop an ended record for good. Only for records that ended long ago (30 days)."""
+        """Drop an ended record for good, and first its name under its image, which would keep that for ever without a
+        record. Only for records that ended long ago (30 days)."""
         return self._op("forget", record_id)
 
     def sweep(self, keep_seconds: float, kept: Collection[str] = ()) -> Op[list[str]]:

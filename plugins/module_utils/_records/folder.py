@@ -36,7 +36,7 @@ from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
 from .folder_files import check_own_folder, drop, look_afresh, names_in, new_file, read_file, seconds_since_named
-from .types import ENDED, SCHEMA, Record, State, from_json, is_id, remedy, state_named, to_json
+from .types import ENDED, SCHEMA, Disk, Record, State, from_json, is_id, remedy, state_named, to_json
 
 SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
@@ -330,6 +330,10 @@ class FolderStore:
         ended = [self._state_path(record_id, state) for state in ENDED]
         if not set(states) <= set(ended) or (os.path.lexists(body) and not states):
             raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
+        with contextlib.suppress(LostMetadata, NewerSchema):
+            record = self.read(record_id)
+            if isinstance(record, Disk) and record.backing is not None:
+                self.unrefer(record.backing, record_id)
         for folder in (self._references(record_id), self._path("facts", record_id)):
             for name in names_in(folder):
                 drop(os.path.join(folder, name))

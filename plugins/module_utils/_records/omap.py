@@ -37,7 +37,7 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.rados_locks import RadosLocks
 from .._ground.rados_omap import Change, Omaps, joined
 from .contract import Listing
-from .types import ENDED, SCHEMA, Record, State, from_json, is_id, remedy, state_named, to_json
+from .types import ENDED, SCHEMA, Disk, Record, State, from_json, is_id, remedy, state_named, to_json
 
 try:
     import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -273,7 +273,7 @@ class OmapStore:
         return DONE if self._omaps.change(self._shard(record_id), change) else refused(f"{record_id} is not {state}")
 
     def forget(self, record_id: str) -> None:
-        """See the contract. All that there is of it goes in one step."""
+        """See the contract. All that there is of it goes in one step, after its name elsewhere."""
         shard = self._shard(record_id)
         standing = self._omaps.values(shard, _keys(record_id))
         if not standing:
@@ -281,6 +281,10 @@ class OmapStore:
         word = standing.get(STATE + record_id, b"").decode(errors="replace")
         if word not in {state.value for state in ENDED}:
             raise BadInput(f"The record of {record_id} has not ended and cannot be forgotten.")
+        with contextlib.suppress(LostMetadata, NewerSchema):
+            record = _parsed(standing.get(BODY + record_id), record_id)
+            if isinstance(record, Disk) and record.backing is not None:
+                self.unrefer(record.backing, record_id)
         more = [
             start + name
             for start in (_under(record_id), _facts(record_id))
