@@ -17,15 +17,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.conversion_journal import JOURNAL, read_journal
+from ansible_collections.virt.storage.plugins.module_utils._algorithms.verify import look
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Reply
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
+from ansible_collections.virt.storage.plugins.module_utils._records.types import Disk
 from ansible_collections.virt.storage.plugins.module_utils._tasks import session, storage_layout
-from ansible_collections.virt.storage.plugins.module_utils._tasks.layout_host import look_at_host
 from ansible_collections.virt.storage.plugins.module_utils._tasks.layout_pool import ConvertingSession
+from ansible_collections.virt.storage.plugins.module_utils._tasks.pool_reader import Reader
 
 CALLS = ("rename", "link", "unlink", "mkdir", "rmdir", "fsync", "fdatasync", "ftruncate", "fchmod", "pwrite", "write")
+Place = tuple[str, str]
+"""An instance, and the role of one of its disks."""
 passed = 0
 
 
@@ -43,17 +48,27 @@ def come_by(number: int) -> None:
         die()
 
 
-def at_rounds(number: int) -> None:
+def at_rounds(number: int, stride: int) -> None:
+    others, after = -1, False
+
     class Killing(Performer):
         def __call__(self, waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
-            if any(op.writes for op in waiting.values()):
-                come_by(number)
+            nonlocal others, after
+            writing = [op for op in waiting.values() if op.writes]
+            if writing:
+                journal = any(op.primitive == "note" and op.args[0] == JOURNAL for op in writing)
+                others += not (journal or after)
+                if journal or after or others % stride == 0:
+                    come_by(number)
+                after = journal
             return super().__call__(waiting)
 
     session.Performer = Killing
 
 
-def at_calls(number: int) -> None:
+def at_calls(number: int, stride: int) -> None:
+    number = 1 + (number - 1) * stride
+
     def deadly(call: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*arguments: Any, **options: Any) -> Any:
             come_by(number)
@@ -66,16 +81,18 @@ def at_calls(number: int) -> None:
     fcntl.ioctl = deadly(fcntl.ioctl)
 
 
-def killed(where: str, number: int, params: Mapping[str, Any]) -> int:
-    """Do the task in a fork that dies before the n-th round of operations that write (``before``), or instead of the
-    n-th system call that changes something (``call``). How many there were where it came to its end, 0 where it died.
+def killed(where: str, number: int, stride: int, params: Mapping[str, Any]) -> int:
+    """Do the task in a fork that dies at the n-th place. How many it came by where it came to its end, 0 where it died.
+
+    Places are (``before``) each round of operations that writes the journal, the next one that writes anything, and
+    every ``stride``-th of the others that write; or (``call``) every ``stride``-th system call that changes something.
     """
     reader, writer = os.pipe()
     tell = os.write
     pid = os.fork()
     if pid == 0:
         try:
-            {"before": at_rounds, "call": at_calls}[where](number)
+            {"before": at_rounds, "call": at_calls}[where](number, stride)
             with contextlib.suppress(StorageError):
                 storage_layout.task(dict(params), False)
             tell(writer, b"%d" % passed)
@@ -91,28 +108,39 @@ def killed(where: str, number: int, params: Mapping[str, Any]) -> int:
     return int(said or 0)
 
 
-def stands(params: Mapping[str, Any]) -> tuple[set[str], set[str]]:
-    """What is in the pool: the states of the journal's instances, "base" where it has one, and of live records."""
-    seen = look_at_host(ConvertingSession(params["uri"], reads=True), dict(params))
-    assert seen is not None
-    journal = {entry.state for entry in seen.journal.instances.values()} | {"base" for _each in seen.journal.bases}
-    states = {str(seen.held.listing.state(each).value) for each in seen.held.records if seen.held.live(each)}
-    return journal, states
+def stands(params: Mapping[str, Any]) -> tuple[set[str], set[str], set[Place]]:
+    """What is in the pool: the states of the journal's instances, "base" where it has one, those of live records, and
+    the disks that these are of."""
+    reader = Reader.of(ConvertingSession(params["uri"], reads=True), params["pool"])
+    assert reader is not None
+    held, journal = reader.run(look(reader.pool)), reader.run(read_journal(reader.pool))
+    live = [record for record in held.records.values() if held.live(record.id)]
+    return (
+        {entry.state for entry in journal.instances.values()} | {"base" for _each in journal.bases},
+        {str(held.listing.state(record.id).value) for record in live},
+        {(record.instance, record.role) for record in live if isinstance(record, Disk)},
+    )
 
 
-STANDS = {"converted": ({"converted"}, {"ready"}), "rolled_back": (set(), set()), "finalized": (set(), {"ready"})}
-"""What is in the pool after each task, where all disks are volumes of it."""
+JOURNALED: Mapping[str, set[str]] = {"converted": {"converted"}, "rolled_back": set(), "finalized": set()}
+"""What the journal says of all instances after each task, where all disks are volumes of the pool."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host whose disks are volumes of a pool. ``params`` are those of the task but for the state; ``old`` and ``new``
-    assert that all is as it was, or converted; ``forgotten`` ends the records of what is final."""
+    """A host whose ``disks`` are volumes of a pool. ``params`` are those of the task but for the state; ``unharmed``
+    asserts that all volumes are as they were; ``forgotten`` ends the records of what is final."""
 
     params: Mapping[str, Any]
-    old: Callable[[], None]
-    new: Callable[[], None]
+    disks: set[Place]
+    unharmed: Callable[[], None]
     forgotten: Callable[[], None]
+
+    def stands(self, state: str) -> None:
+        """Assert that the pool stands as after a task that came to its end, and nothing else."""
+        disks = set() if state == "rolled_back" else self.disks
+        assert stands(self.params) == (JOURNALED[state], {"ready"} if disks else set(), disks)
+        self.unharmed()
 
     def task(self, state: str) -> None:
         """Carry out, undisturbed."""
@@ -127,21 +155,22 @@ WAYS = (
 """What is killed, and what is done then ("" for a first task that nobody kills): from old to old, or to the end."""
 
 
-def killed_at_every_step(host: Host, stride: int) -> Counter[str]:
-    """Kill every task at every ``stride``-th step, and come to the end of it, or go back. How many kills each had."""
-    kills: Counter[str] = Counter()
+def killed_at_every_step(host: Host, stride: int) -> None:
+    """Kill every task at every place, and come to the end of it, or go back. Prints how many kills each had."""
+    steps = [step for way in WAYS for step in way]
+    kills = Counter({(state, then): 0 for state, then in steps if then})
     number, died = 1, True
     while died:
         died = False
-        for state, then in (step for way in WAYS for step in way):
-            if then and not killed("before", number, {**host.params, "state": state}):
-                kills[state] += 1
+        for state, then in steps:
+            if then and not killed("before", number, stride, {**host.params, "state": state}):
+                kills[state, then] += 1
                 died = True
-            last = then or state
-            host.task(last)
-            assert stands(host.params) == STANDS[last]
-            (host.old if last == "rolled_back" else host.new)()
+            host.task(then or state)
+            host.stands(then or state)
         host.forgotten()
-        host.old()
-        number += stride
-    return kills
+        host.stands("rolled_back")
+        number += 1
+    each = "; ".join(f"{state}, then {then}: {count}" for (state, then), count in kills.items())
+    print(f"\nconversion: pool {host.params['pool']}: {kills.total()} kills, each came to its end ({each})")
+    assert all(kills.values()), "a task was never killed"

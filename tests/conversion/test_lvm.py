@@ -17,7 +17,7 @@ from .conftest import RELEASES, install, python_of
 
 __all__ = ["lvm_machine"]  # a fixture
 LIMIT = 5 * 3600 if os.environ.get("VIRT_STORAGE_FULL") == "1" else 3500
-"""Seconds: the long form kills at every step instead of every fifth."""
+"""Seconds: the long form kills at every step, not only at those of the journal and some more."""
 DISTRIBUTION = Path("/usr/lib/python3/dist-packages")
 
 

@@ -71,10 +71,8 @@ def look_at_host(session: ConvertingSession, params: Fields) -> Host | None:
     if definition.type in WITH_FOLDER:
         layout, seen = _files(session, reader, definition.path, held, journal, guests, params, words)
     elif nova:
-        volumes = Volumes(
-            reader.pool, reader.backend, held, guests, journal, words, params["path"], bool(params["flattened"])
-        )
-        layout, seen = reader.run(read_volumes(volumes))
+        volumes = Volumes(reader, held, guests, journal, words, params["path"], bool(params["flattened"]))
+        layout, seen = read_volumes(volumes)
     else:
         raise BadInput(
             f"The pool {definition.name} is of type {definition.type}, and a folder of disks is converted into a pool "

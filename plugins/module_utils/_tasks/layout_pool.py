@@ -48,7 +48,6 @@ class ConvertingSession(Session):
     def convert_into(self, name: str) -> None:
         """Have the operations on old layouts performed for the pool, which is open."""
         parts = self._parts[name]
-        parts.volumes.prepare()  # whoever began the records may have died before
         volumes = _Linking(parts.volumes)
         self._parts[name] = ConvertingParts(parts.records, volumes, OldFiles(parts.volumes, self.host))
 

@@ -20,6 +20,7 @@ from .._algorithms.conversion_journal import CONVERTED, CONVERTING, DiskEntry, E
 from .._algorithms.pool import Pool
 from .._algorithms.verify import Holdings
 from .._backends.contract import Backend
+from .._ground.drive import Ended
 from .._ground.errors import StorageError
 from .._ground.libvirt_host import Guest
 from .._ground.nova_layout import FoundInstance, FoundLayout, unsettled
@@ -27,6 +28,7 @@ from .._policy.conversion import OldDisk, OldInstance, agreed
 from .._policy.guest_disks import DiskElement
 from .._records.types import USABLE, Disk, Volume
 from .layout_look import Seen
+from .pool_reader import Reader
 
 _NAME = re.compile(
     r"(?P<instance>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|instance-[0-9a-f]{8})_disk(?P<rest>[A-Za-z0-9_.]*)"
@@ -44,8 +46,7 @@ class Around:
     """What the volumes are compared with. ``words`` are the formats that the operator states, by name; ``folder`` is
     where Nova has the folders of its instances; ``flattened`` tells that no disk is to stand on another pool's."""
 
-    pool: Pool
-    backend: Backend
+    reader: Reader
     held: Holdings
     guests: Guests
     journal: Journal
@@ -54,18 +55,33 @@ class Around:
     flattened: bool
 
 
-async def read_volumes(around: Around) -> tuple[FoundLayout, Seen]:
+@dataclass(frozen=True)
+class Measured:
+    """A volume: its bytes, what it stands on, and who uses it, which is asked of one that is to be flattened."""
+
+    size: int
+    parent: str
+    users: str
+
+
+def read_volumes(around: Around) -> tuple[FoundLayout, Seen]:
     """The disks of Nova's instances among the volumes of the pool."""
-    root, seen = f"pool {around.pool.name}", Seen()
+    pool = around.reader.pool
+    root, seen = f"pool {pool.name}", Seen()
     left: list[tuple[str, str]] = []
     found: dict[str, dict[str, str]] = {}
+    names = []
     for name in sorted(around.held.inventory):
         match = _NAME.fullmatch(name)
         if match is not None:
+            names.append(name)
             found.setdefault(match["instance"], {})[match["rest"]] = name
-    named = _named(around.backend, around.guests)
+    # Side by side: a volume group is listed once for all of them.
+    ended = around.reader.run_all([_measured(pool, name, around.flattened) for name in names])
+    measured = dict(zip(names, ended))
+    named = _named(around.reader.backend, around.guests)
     for instance, volumes in found.items():
-        seen.instances.append(old := await _instance(instance, volumes, named, around, left))
+        seen.instances.append(old := _instance(instance, volumes, named, measured, around, left))
         entries = tuple(
             DiskEntry(
                 disk.role,
@@ -83,8 +99,21 @@ async def read_volumes(around: Around) -> tuple[FoundLayout, Seen]:
     return FoundLayout(root, (), {}, instances, tuple(left)), seen
 
 
-async def _instance(
-    instance: str, volumes: Mapping[str, str], named: Named, around: Around, left: list[tuple[str, str]]
+async def _measured(pool: Pool, name: str, flattened: bool) -> Measured:
+    volume = Volume(name, "raw")
+    stat = await pool.volumes.stat(volume)
+    parent = await pool.volumes.pointer(volume) or ""
+    users = await pool.volumes.users(volume) if parent and flattened else None
+    return Measured(stat.size if stat else 0, parent, str(users) if users else "")
+
+
+def _instance(
+    instance: str,
+    volumes: Mapping[str, str],
+    named: Named,
+    measured: Mapping[str, Ended],
+    around: Around,
+    left: list[tuple[str, str]],
 ) -> OldInstance:
     """An instance whose volumes are given by what follows ``_disk`` in their names."""
     disks = []
@@ -99,19 +128,19 @@ async def _instance(
         elif f"/dev/mapper/{name}-dmcrypt" in named_paths:
             flaws.append(f"{name} is encrypted by Nova's own device, which is not converted")
         else:
-            disks.append(await _disk(instance, role, name, named.get(name, ()), around))
+            disks.append(_disk(instance, role, name, named.get(name, ()), measured[name], around))
     entry = around.journal.instances.get(instance)
     guests = {guest.name: guest for name in volumes.values() for guest, _element in named.get(name, ())}
     if len(guests) > 1:
         flaws.append(f"its disks are named by more than one guest: {', '.join(sorted(guests))}")
     guest = next(iter(guests.values()), None)
-    users = [await around.pool.volumes.users(Volume(disk.path, "raw")) for disk in disks if disk.flatten]
+    users = {measured[disk.path].unwrap().users for disk in disks if disk.flatten}
     return OldInstance(
         instance,
         tuple(disks),
         guest.name if guest else "",
         guest.state if guest else "off",
-        ", ".join(sorted({str(each) for each in users if each})),
+        ", ".join(sorted(users - {""})),
         tuple(flaws),
         # One that is final has no entry any more.
         settled=entry.state == CONVERTED if entry else all(disk.record for disk in disks),
@@ -137,10 +166,14 @@ def _named(backend: Backend, guests: Guests) -> Named:
     return found
 
 
-async def _disk(
-    instance: str, role: str, name: str, named: Sequence[tuple[Guest, DiskElement]], around: Around
+def _disk(
+    instance: str,
+    role: str,
+    name: str,
+    named: Sequence[tuple[Guest, DiskElement]],
+    measured: Ended,
+    around: Around,
 ) -> OldDisk:
-    volume = Volume(name, "raw")
     said = {_BACKEND: "raw"}
     for guest, element in named:
         if element.format:
@@ -148,26 +181,22 @@ async def _disk(
     format, flaw = agreed(said, around.words.get(name, ""))
     if not flaw and format != "raw":
         flaw = f"it is stated to be {format}, and only raw volumes are converted where they are"
-    flaw = flaw or around.backend.flaw(volume)
+    flaw = flaw or around.reader.backend.flaw(Volume(name, "raw"))
     record = _record(around.held, instance, role, name)
     if isinstance(record, str):
         flaw, record = flaw or record, None
-    size, parent = 0, ""
-    if not flaw:
-        stat = await around.pool.volumes.stat(volume)
-        size = stat.size if stat else 0
-        parent = await around.pool.volumes.pointer(volume) or ""
+    facts = Measured(0, "", "") if flaw else measured.unwrap()
     return OldDisk(
         role,
         name,
-        size,
+        facts.size,
         format,
         said,
         flaw=flaw,
         record=record.id if record else "",
         in_place=True,
-        parent=parent,
-        flatten=bool(parent) and around.flattened,
+        parent=facts.parent,
+        flatten=bool(facts.parent) and around.flattened,
     )
 
 

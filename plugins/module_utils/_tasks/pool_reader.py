@@ -8,19 +8,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .._algorithms.pool import Pool
 from .._backends.contract import Backend
 from .._backends.perform import Performer
-from .._ground.drive import drive_one
+from .._ground.drive import Ended, drive
 from .._ground.errors import NotFound
 from .._policy.pool_xml import read
 from .._records.types import Volume
 from .kinds import open_parts
-from .session import Session
+from .session import Session, Task
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Reader:
 
     pool: Pool
     backend: Backend
-    run: Callable[[Coroutine[Any, Any, Any]], Any]
+    run_all: Callable[[Sequence[Task]], list[Ended]]
 
     @classmethod
     def of(cls, session: Session, name: str) -> Reader | None:
         """The pool; None, in check mode only, where an earlier task has yet to make it."""
         pool = session.open(name, make=False)
         if pool is not None:
-            return cls(pool, session.backend(pool), session.run)
+            return cls(pool, session.backend(pool), session.run_all)
         try:
             definition = read(session.host.pool(name).xml)
         except NotFound:
@@ -45,8 +45,12 @@ class Reader:
         return cls(
             Pool(name, parts.volumes.capabilities(), "nobody"),
             parts.volumes,
-            lambda task: drive_one(task, Performer({name: parts}, write=False)),
+            lambda tasks: drive(tasks, Performer({name: parts}, write=False)),
         )
+
+    def run(self, task: Task) -> Any:
+        """Run one task; gives its value or raises its error."""
+        return self.run_all([task])[0].unwrap()
 
     def path(self, volume: Volume) -> str:
         """Where a volume is: its path, or ``pool/image``."""
