@@ -139,7 +139,8 @@ class Host:
     def stands(self, state: str) -> None:
         """Assert that the pool stands as after a task that came to its end, and nothing else."""
         disks = set() if state == "rolled_back" else self.disks
-        assert stands(self.params) == (JOURNALED[state], {"ready"} if disks else set(), disks)
+        found = stands(self.params)
+        assert found == (JOURNALED[state], {"ready"} if disks else set(), disks), f"{found} after {state}"
         self.unharmed()
 
     def task(self, state: str) -> None:

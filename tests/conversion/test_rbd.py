@@ -239,6 +239,21 @@ def test_a_disk_that_is_being_resized(disks: NovaPool, bed: Bed) -> None:
     assert [each["verdict"] for each in disks.task("converted")["instances"]] == ["converts", "converts"]
 
 
+@pytest.mark.parametrize("release", ["31.3.1"], indirect=True)
+def test_an_image_that_cannot_be_opened(disks: NovaPool) -> None:
+    """Such as one whose removal was broken off: its instance is named, and the other is converted."""
+    import rbd
+
+    with rbd.Image(disks.ioctx, f"{FLAT}_disk.swap") as image:
+        disks.ioctx.remove_object(f"rbd_header.{image.id()}")
+    result = disks.task("converted")
+    assert {each["instance"]: each["verdict"] for each in result["instances"]} == {FLAT: "refused", CLONE: "converts"}
+    (why,) = result["instances"][0]["refusals"]
+    assert why.startswith(f"{FLAT}_disk.swap: ")
+    print(f"\n{why}")
+    assert disks.recorded() == {(CLONE, "root", 16 * MIB)}
+
+
 def test_a_clone_is_flattened_by_choice(disks: NovaPool) -> None:
     """When nothing uses it; what it reads stays the same, in its snapshots, too, and flat it stays."""
     import rbd

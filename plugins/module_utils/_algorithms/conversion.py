@@ -79,8 +79,8 @@ class OldLayout:
         """Spell out chains in the guest's definition: for each old path the disk's volume and what is under it."""
         return self._op("describe", guest, disks)
 
-    def describe_back(self, guest: str, disks: tuple[tuple[str, str, Volume | None], ...]) -> Op[None]:
-        """Put old elements back: for each old path its element, and the volume that it was exchanged for."""
+    def describe_back(self, guest: str, disks: tuple[tuple[Volume, str], ...]) -> Op[None]:
+        """Put old elements back: for each volume the element that it was before."""
         return self._op("describe_back", guest, disks)
 
     def unseal(self, path: str, native: str, owner: tuple[int, int], mode: int, immutable: bool) -> Op[None]:

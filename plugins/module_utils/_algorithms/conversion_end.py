@@ -30,8 +30,9 @@ async def roll_back_instance(pool: Pool, old: OldLayout, entry: Entry) -> None:
         if users:
             raise InUse(f"The instance {entry.name} is in use ({users}): stop it, then roll it back.")
     entry = await move(pool, entry, ROLLING_BACK)
-    volumes = {path: None if each is None else each[0].volume for path, each in found.items()}
-    told = tuple((disk.path, disk.definition, volumes[disk.path]) for disk in entry.disks if disk.definition)
+    told = tuple(
+        (record[0].volume, disk.definition) for disk in entry.disks if disk.definition and (record := found[disk.path])
+    )
     if told:
         await old.describe_back(entry.guest, told)
     for disk in entry.disks:

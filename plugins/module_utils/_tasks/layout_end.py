@@ -200,10 +200,7 @@ def _carried_out(host: Host, result: Fields, wanted: bool, tasks: Any) -> Fields
         raise StorageError(host.obstacle, **{**result, "changed": False})
     if host.session.check_mode:
         return result
-    pool = host.session.open(host.pool.name)
-    if pool is None:
-        raise AssertionError
-    host.session.convert_into(pool.name)
+    pool = host.session.convert_into(host.pool.name)
     errors = {}
     for group in tasks(pool, OldLayout(pool.name)):
         ended = host.session.work(pool, [task for _what, task in group]) if group else []

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .._algorithms.conversion import STAGING, Standing
+from .._algorithms.pool import Pool
 from .._backends.perform import Parts
 from .._ground import old_files
 from .._ground.bounds import Bounds
@@ -45,11 +46,15 @@ class ConvertingParts(Parts):
 class ConvertingSession(Session):
     """A session whose pools can be converted into."""
 
-    def convert_into(self, name: str) -> None:
-        """Have the operations on old layouts performed for the pool, which is open."""
+    def convert_into(self, name: str) -> Pool:
+        """The pool, to be written to, with the operations on old layouts performed for it, too."""
+        pool = self.open(name)
+        if pool is None:
+            raise AssertionError
         parts = self._parts[name]
         volumes = _Linking(parts.volumes)
         self._parts[name] = ConvertingParts(parts.records, volumes, OldFiles(parts.volumes, self.host))
+        return pool
 
 
 class _Linking:
@@ -135,9 +140,9 @@ class OldFiles:
         chains = {path: self.chain(volumes) for path, volumes in disks}
         self._redefine(guest, self.changes(self._host.guest(guest).xml, chains))
 
-    def describe_back(self, guest: str, disks: tuple[tuple[str, str, Volume | None], ...]) -> None:
+    def describe_back(self, guest: str, disks: tuple[tuple[Volume, str], ...]) -> None:
         """See OldLayout."""
-        old = {self._path(volume.name): text for _path, text, volume in disks if volume is not None}
+        old = {self._path(volume.name): text for volume, text in disks}
         elements = disk_elements(self._host.guest(guest).xml, self.pools())
         self._redefine(guest, {each.text: old[each.path] for each in elements if each.path in old})
 

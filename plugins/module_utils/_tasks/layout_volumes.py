@@ -70,15 +70,13 @@ def read_volumes(around: Around) -> tuple[FoundLayout, Seen]:
     root, seen = f"pool {pool.name}", Seen()
     left: list[tuple[str, str]] = []
     found: dict[str, dict[str, str]] = {}
-    names = []
     for name in sorted(around.held.inventory):
         match = _NAME.fullmatch(name)
         if match is not None:
-            names.append(name)
             found.setdefault(match["instance"], {})[match["rest"]] = name
+    names = [name for volumes in found.values() for name in volumes.values()]
     # Side by side: a volume group is listed once for all of them.
-    ended = around.reader.run_all([_measured(pool, name, around.flattened) for name in names])
-    measured = dict(zip(names, ended))
+    measured = dict(zip(names, around.reader.run_all([_measured(pool, name, around.flattened) for name in names])))
     named = _named(around.reader.backend, around.guests)
     for instance, volumes in found.items():
         seen.instances.append(old := _instance(instance, volumes, named, measured, around, left))
@@ -181,7 +179,7 @@ def _disk(
     format, flaw = agreed(said, around.words.get(name, ""))
     if not flaw and format != "raw":
         flaw = f"it is stated to be {format}, and only raw volumes are converted where they are"
-    flaw = flaw or around.reader.backend.flaw(Volume(name, "raw"))
+    flaw = flaw or _flaw(around.reader.backend, name, measured)
     record = _record(around.held, instance, role, name)
     if isinstance(record, str):
         flaw, record = flaw or record, None
@@ -198,6 +196,14 @@ def _disk(
         parent=facts.parent,
         flatten=bool(facts.parent) and around.flattened,
     )
+
+
+def _flaw(backend: Backend, name: str, measured: Ended) -> str:
+    """Why the volume is not taken over. One that cannot be looked at holds up no other."""
+    try:
+        return backend.flaw(Volume(name, "raw")) or str(measured.error or "").rstrip(".")
+    except StorageError as error:
+        return error.message.rstrip(".")
 
 
 def _record(held: Holdings, instance: str, role: str, name: str) -> Disk | str | None:

@@ -83,12 +83,8 @@ def _told(conversion: Conversion) -> Fields:
 
 def _apply(host: Host, conversion: Conversion) -> dict[str, str]:
     """Carry the plan out. Gives the instances that failed, each with its sentence; the others are done."""
-    name = host.pool.name
-    pool = host.session.open(name)
-    if pool is None:
-        raise AssertionError
-    host.session.convert_into(name)
-    old = OldLayout(name)
+    pool = host.session.convert_into(host.pool.name)
+    old = OldLayout(pool.name)
     wishes = [_base_wish(base, host.seen) for base in conversion.bases]
     ended = host.session.work(pool, [take_base(pool, old, wish) for wish in wishes]) if wishes else []
     images = {path: base.image for path, base in host.seen.bases.items() if base.image}
