@@ -29,7 +29,7 @@ from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool impo
 from ansible_collections.virt.storage.plugins.module_utils._backends.file import PRIVATE, FileVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner, Running
-from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Ended, Reply, drive
+from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Reply, drive
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
 from ansible_collections.virt.storage.plugins.module_utils._records.folder import OWNER, FolderStore
 
@@ -76,12 +76,30 @@ class Freeze(Kill):
         signal.alarm(WALL)
 
 
+@dataclass(frozen=True)
+class Befalls(Kill):
+    """``what`` happens there, and the process goes on as well as it can."""
+
+    what: Callable[[], None]
+
+    def strike(self) -> None:
+        """Raises what ``what`` raises."""
+        STRUCK.append(self)
+        self.what()
+
+
+STRUCK: list[Kill] = []
+"""What befell this process."""
+
+
 @dataclass
 class Lived:
     """What became of a child. ``orphan`` is the process id of a program that was stopped and left behind."""
 
     killed: bool
     frozen: bool = False
+    struck: bool = False
+    """Whether something befell it; who died or was frozen does not tell."""
     acknowledged: bool = False
     made: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -133,6 +151,14 @@ def run(
     return lived
 
 
+def fine(lived: Lived) -> Lived:
+    """A task that did what it should."""
+    assert not lived.killed
+    assert lived.errors == []
+    assert lived.acknowledged
+    return lived
+
+
 def _frozen(pid: int) -> bool:
     """Wait until the child is frozen, or at its end; tells which. It tells less before than its pipe holds."""
     found = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -170,7 +196,10 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str
             elif isinstance(each.value, (Made, Cached)):
                 tell("made", str(each.value.disk if isinstance(each.value, Made) else each.value.image))
         tell("acknowledged", all(each.error is None for each in ended))
-        _unwrap(drive([depart(pool)], perform))
+        tell("struck", bool(STRUCK))
+        for each in drive([depart(pool)], perform):
+            if each.error is not None:
+                tell("errors", f"{type(each.error).__name__}: {each.error}")
     except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as a second pytest
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
@@ -180,11 +209,6 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str
 def decides(waiting: Mapping[int, Op[Any]]) -> bool:
     """Whether a state is about to be moved, or a volume to be changed."""
     return any(op.primitive == "swap" or (op.part == "volumes" and op.writes) for op in waiting.values())
-
-
-def _unwrap(ended: Sequence[Ended]) -> None:
-    for each in ended:
-        each.unwrap()
 
 
 _WRITE = os.write

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
 )
 
 from . import child, pool_state
-from .child import Act
+from .child import Act, Lived, fine, run
 from .pool_state import Runner
 from .scenarios import KEY, DiskWish, Scenario, Sources, clear, disks, fill, make, on_disk, prune
 
@@ -124,3 +124,46 @@ class Freezing:
         if wanted is not None and os.stat(wanted).st_size == size:
             return wanted
         return self.sources.reads(size)
+
+
+Look = Callable[..., object]
+"""Calls what looks at a pool, with its arguments."""
+
+
+def directly(do: Callable[..., object], *arguments: object) -> None:
+    """In this process."""
+    do(*arguments)
+
+
+def judge(freezing: Freezing, first: Lived, rivals: Sequence[Lived], look: Look = directly) -> None:
+    """See to what has become of all when the frozen one, ``first``, has gone on to its end."""
+    for lived in (first, *rivals):
+        sentences(lived)
+    if freezing.rival == "same" and not rivals[0].acknowledged:
+        assert all("in use" in said or "another process" in said for said in rivals[0].errors), rivals[0].errors
+    finish(freezing, [clear])
+    look(freezing.check, [each for lived in (first, *rivals) for each in lived.made])
+    if freezing.rival == "opposite":
+        finish(freezing, freezing.take_away())
+        look(freezing.check_empty)
+        return
+    if first.acknowledged or (freezing.rival == "same" and rivals[0].acknowledged):
+        look(freezing.check_done)
+    finish(freezing, [freezing.scenario.act, clear])
+    look(freezing.check_done)
+
+
+def sentences(lived: Lived) -> None:
+    """What was refused was refused in one line each."""
+    assert not lived.killed
+    assert lived.acknowledged or lived.errors
+    for said in lived.errors:
+        assert "\n" not in said
+        assert said.endswith("."), said
+        assert "Traceback" not in said
+
+
+def finish(freezing: Freezing, acts: Sequence[Act]) -> None:
+    """Tasks that nothing hinders any more."""
+    for act in acts:
+        fine(run(freezing.root, act))

@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from contract.beds import FileBed, mounted
 
-from .child import LEASE, Act, Kill, Lived, parts, run
+from .child import LEASE, Act, Kill, Lived, fine, parts, run
 from .pool_state import Runner, check
 from .scenarios import KEY, MIB, NAMES, DiskWish, Scenario, Sources, clear, disks, fill, make, on_disk, scenarios
 from .tally import Tally
@@ -85,13 +85,6 @@ def quick_stage() -> Iterator[Stage]:
         made = Stage(point)
         stack.callback(made.strike)
         yield made
-
-
-def fine(lived: Lived) -> Lived:
-    assert not lived.killed
-    assert lived.errors == []
-    assert lived.acknowledged
-    return lived
 
 
 def converge(stage: Stage, scenario: Scenario, first: Lived) -> None:

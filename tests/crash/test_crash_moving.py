@@ -24,11 +24,11 @@ from ansible_collections.virt.storage.plugins.module_utils._algorithms.pool impo
 from ansible_collections.virt.storage.plugins.module_utils._ground.disk_data import DiskData
 from ansible_collections.virt.storage.plugins.module_utils._records.types import USABLE, Disk
 
-from .child import NAME, Act, Kill, Lived, Task, parts, run
+from .child import NAME, Act, Kill, Lived, Task, fine, parts, run
 from .pool_state import Runner, check
 from .scenarios import KEY, MIB, DiskWish, Scenario, Sources, clear, fill, make
 from .tally import Tally
-from .test_crash import FULL, REBOOTS, Stage, fine
+from .test_crash import FULL, REBOOTS, Stage
 
 STRIDE = {"before": 1, "call": 1 if FULL else 5}
 OTHER = "q"

@@ -41,7 +41,7 @@ from ansible_collections.virt.storage.plugins.module_utils._records.types import
 )
 
 from . import child, pool_state, rbd_child  # noqa: E402
-from .child import Act, Kill, Lived, run  # noqa: E402
+from .child import Act, Kill, Lived, fine, run  # noqa: E402
 from .rbd_child import MOMENTS, in_child  # noqa: E402
 from .scenarios import (  # noqa: E402  # noqa: E402
     BOUNDS,
@@ -61,7 +61,7 @@ from .scenarios import (  # noqa: E402  # noqa: E402
     prune,
 )
 from .tally import Tally  # noqa: E402
-from .test_crash import FULL, fine, sources  # noqa: E402, F401  # pylint: disable=unused-import
+from .test_crash import FULL, sources  # noqa: E402, F401  # pylint: disable=unused-import
 
 STRIDE = {"before": 1 if FULL else 9, "call": 1 if FULL else 37}
 NAMES = (
