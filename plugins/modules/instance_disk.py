@@ -63,10 +63,11 @@ options:
       - A disk that moves must have no snapshots of its guest in it; one in Ceph must have neither snapshots nor clones.
         It gets a new id and path, so its guest has to be defined anew, with RV(disks[].xml). The disk left behind is
         removed when the new one is ready; until then it counts.
-      - It must not be in use, but by one guest that runs on this host while the disk moves between two pools of files.
-        Such a guest goes on with the new disk, its definition, too, and stands still for a moment.
-      - Where the pool has the same image ready, only what the disk has of its own is copied. Otherwise all of its data
-        is, and the disk needs no image any more. RV(plan[].reason) tells why.
+      - It must not be in use, but by one guest that runs on this host while the disk moves between pools of files or in
+        Ceph. Such a guest goes on with the new disk, its definition, too, and stands still for a moment. This needs
+        libvirt 8.0.
+      - Where the disk comes from a pool of files, and the other has the same image ready, only what the disk has of its
+        own is copied. Otherwise all of its data is, and the disk needs no image any more. RV(plan[].reason) tells why.
       - A move that was broken off is brought to its end, or taken back, by the next task about the disk.
     type: bool
     default: false

@@ -37,6 +37,13 @@ def target(grounds: Callable[[str], Path]) -> Iterator[Any]:
         yield made
 
 
+@pytest.fixture(params=["ext4", "rbd"])
+def goal(request: pytest.FixtureRequest, grounds: Callable[[str], Path]) -> Iterator[Any]:
+    """A pool that has the image, too."""
+    with GROUNDS[request.param].bed(grounds(request.param) / "goal") as made:
+        yield made
+
+
 def image(origin: RealBed) -> Any:
     return filled(origin, Sparse(SIZE, {0: b"a" * MIB, 5 * MIB: b"b" * MIB}))
 
@@ -86,18 +93,17 @@ def test_a_disk_of_a_folder_fills_an_image_in_ceph(target: RealBed, grounds: Cal
         same(target, disk, goal, copy)
 
 
-def test_what_a_disk_has_of_its_own_is_written_over_a_clone(origin: RealBed, target: RealBed) -> None:
-    if not origin.capabilities.deltas:
-        assert origin.name == "rbd"  # it says so, and nobody asks it
-        return
-    disk = written(origin, image(origin))
-    data, amount = data_of(origin, disk, own=True)
-    copy = cloned(target, image(target), LARGE)
-    facts = target.do(target.volumes.patch(copy, data))
+def test_what_a_disk_has_of_its_own_is_written_over_a_clone(target: RealBed, goal: RealBed) -> None:
+    assert target.capabilities.tells_own
+    assert goal.capabilities.takes_own
+    disk = written(target, image(target))
+    data, amount = data_of(target, disk, own=True)
+    copy = cloned(goal, image(goal), LARGE)
+    facts = goal.do(goal.volumes.patch(copy, data))
     assert facts["bytes_read"] == facts["bytes_written"] == amount < 2 * MIB
-    same(origin, disk, target, copy)
-    assert target.do(target.volumes.flatten(copy)).kind == "done"
-    same(origin, disk, target, copy)
+    same(target, disk, goal, copy)
+    assert goal.do(goal.volumes.flatten(copy)).kind == "done"
+    same(target, disk, goal, copy)
 
 
 def test_what_is_no_clone_is_not_written_over(target: RealBed) -> None:

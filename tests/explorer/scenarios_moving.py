@@ -223,7 +223,7 @@ class Mover(Script):
         return act
 
 
-DELTAS: Capabilities = replace(CAPABILITIES, deltas=True)
+DELTAS: Capabilities = replace(CAPABILITIES, tells_own=True, takes_own=True)
 IMAGE, THEIR_IMAGE = image(1), image(2)
 ALONE, ON_IMAGE = disk("a"), disk("a", IMAGE)
 COPY = replace(

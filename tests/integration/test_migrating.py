@@ -24,7 +24,8 @@ import pytest
 from .conftest import COLLECTION, TREE, Modules, Place
 from .test_guests import EMPTY
 from .test_instance_disk import MIB, open_store
-from .test_moving import nothing_left, reading, reads_the_same, runs_with, scribble
+from .test_moving import nothing_left, reading, reads_the_same, scribble
+from .test_moving_guests import runs_with
 
 OWN = ("run", "etc/libvirt", "var/lib/libvirt", "var/cache/libvirt", "var/log/libvirt")
 """What the other host has for itself."""

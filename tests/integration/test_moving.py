@@ -11,20 +11,16 @@ import json
 import os
 import random
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import libvirt
-import libvirt_qemu
 import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._algorithms.moving import MOVES
 
-from .conftest import TREE, Four, Modules, Place, Result
-from .test_guests import BOOT_SECONDS, guest, make_boot_image, run_guest, running
+from .conftest import Four, Modules, Place, Result
 from .test_instance_disk import MIB, SIZE, Store, open_store
 
 WEB = f"web-{uuid.uuid4().hex[:8]}"
@@ -311,164 +307,3 @@ def test_a_flavor_finds_the_disk_that_a_broken_move_has_made(task: Modules, pool
     assert four.run["plan"][0]["takes"][here.name] < 0
     assert (four.run["disks"][0]["id"], four.run["disks"][0]["placement"]) == (moved["id"], "it stands there")
     nothing_left(here, disk)
-
-
-# Guests that run
-
-
-def sources(domain: libvirt.virDomain) -> set[str]:
-    """The files of a guest's first disk, as it runs and as it is defined."""
-    texts = [domain.XMLDesc(flags) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
-    return {text.partition("<source file='")[2].partition("'")[0] for text in texts}
-
-
-def runs_with(domain: libvirt.virDomain, disk: Result) -> None:
-    """The guest goes on, with this disk and with no copy under way."""
-    assert domain.state(0)[0] == libvirt.VIR_DOMAIN_RUNNING
-    assert sources(domain) == {disk["path"]}
-    assert "<mirror" not in domain.XMLDesc(0)
-
-
-@pytest.mark.parametrize("flattened", [False, True])
-def test_a_guest_that_runs_takes_its_disk_along(
-    flattened: bool, task: Modules, pools: tuple[Store, Store], place: Place, libvirtd: libvirt.virConnect
-) -> None:
-    here, there = pools
-    (disk,) = here.make({"instance": WEB, "image": "base", "size": str(LARGE)})
-    scribble(disk)
-    expected, own = reading(disk, place.root), own_bytes(disk)
-    with running(libvirtd, f"{here.name}-live", [disk]) as domain:
-        four = moving(task, there, {"instance": WEB, "image": "base", "flattened": flattened})
-        (step,) = four.run["plan"]
-        (moved,) = four.run["disks"]
-        runs_with(domain, moved)
-        nothing_left(here, disk)
-        assert f"while guest {here.name}-live runs" in four.run["actions"][0]
-        assert step["strategy"] == ("whole" if flattened else "delta")
-        assert step["bytes_to_read"] >= own
-        assert moved["moved"]["bytes_written"] >= step["bytes_to_write"]
-        assert (moved["pool"], moved["format"], moved["size"]) == (there.name, "qcow2", LARGE)
-        assert moved["backing"] == (None if flattened else there.image["id"])
-    reads_the_same(moved, expected)
-
-
-def test_what_a_guest_wrote_before_and_after_its_disk_moved_is_in_it(
-    task: Modules, pools: tuple[Store, Store], tmp_path: Path
-) -> None:
-    here, there = pools
-    image = make_boot_image(tmp_path / "boot.qcow2", "moved-while-it-ran", "qcow2")
-    task("cached_image", pools=[here.name], images=[{"name": "boot", "source": str(image), "format": "qcow2"}])
-    (disk,) = here.make({"instance": WEB, "image": "boot", "size": "64M", "cache": "none"})
-    console = here.path.parent / "console"
-    with guest(f"{here.name}-boot", [disk["xml"]], console, seconds=BOOT_SECONDS) as (domain, told):
-        assert (told.image, told.boots) == ("moved-while-it-ran", "1")
-        (moved,) = there.make({"instance": WEB}, allow_move=True, check=False)
-        runs_with(domain, moved)
-        nothing_left(here, disk)
-    again = run_guest(f"{here.name}-again", [moved["xml"]], console, seconds=BOOT_SECONDS)
-    assert (again.image, again.boots) == ("moved-while-it-ran", "2")
-
-
-KILLED = """
-import os, signal, sys
-import libvirt
-from ansible_collections.virt.storage.plugins.module_utils._tasks import session
-from ansible_collections.virt.storage.plugins.modules import instance_disk
-
-MOST = ("clone", "follow", "part", "remove", "swap")
-left, FULL = int(os.environ["STEP"]), os.environ.get("VIRT_STORAGE_FULL")
-
-def step(name):
-    global left
-    if left == 0:
-        print(name, file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-
-class Dying(session.Performer):
-    def __call__(self, waiting):
-        for op in waiting.values():
-            if op.primitive in MOST or (FULL and op.writes and op.part != "host"):
-                step(f"{op.part} {op.primitive}")
-        return super().__call__(waiting)
-
-def dying(name, call):
-    def wrapped(*args):
-        step(f"guest {name}")
-        result = call(*args)
-        step(f"guest {name} done")
-        return result
-    return wrapped
-
-session.Performer = Dying
-for name in ("blockCopy", "suspend", "blockJobAbort", "resume"):
-    setattr(libvirt.virDomain, name, dying(name, getattr(libvirt.virDomain, name)))
-instance_disk.main()
-"""
-
-
-def killed_at(step: int, pool: str) -> str:
-    """Move the disk in a process that is killed at its ``step``-th step; what that was, "" where it was done."""
-    params = {"pool": pool, "allow_move": True, "disks": [{"instance": WEB}]}
-    environment = {**os.environ, "PYTHONPATH": str(TREE), "STEP": str(step)}
-    given = json.dumps({"ANSIBLE_MODULE_ARGS": params})
-    argv = [sys.executable, "-c", KILLED]
-    done = subprocess.run(argv, input=given, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode in (0, -9), done.stdout + done.stderr
-    return done.stderr.strip() if done.returncode else ""
-
-
-def write_as_guest(domain: libvirt.virDomain, expected: Path, value: int) -> None:
-    """Have a guest write to its disk, and wait until that is durable."""
-    place = 64 * 1024 * (value * 37 % (LARGE // 65536))
-    for command in (f"write -P {value} {place} 4k", "flush"):
-        order = f'qemu-io -d /machine/peripheral/virtio-disk0/virtio-backend "{command}"'
-        told = libvirt_qemu.qemuMonitorCommand(domain, order, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP)
-        assert "rror" not in told, told
-    with open(expected, "r+b") as file:
-        os.pwrite(file.fileno(), bytes([value]) * 4096, place)
-
-
-@pytest.mark.parametrize("dies", [False, True], ids=["the guest goes on", "the guest dies, too"])
-def test_killed_anywhere_a_move_leaves_a_guest_one_disk_with_all_that_it_wrote(
-    dies: bool, task: Modules, pools: tuple[Store, Store], place: Place, libvirtd: libvirt.virConnect
-) -> None:
-    source, target = pools
-    (disk,) = source.make({"instance": WEB, "image": "base", "size": str(LARGE)})
-    scribble(disk)
-    expected = reading(disk, place.root)
-    killed: list[str] = []
-    stack = contextlib.ExitStack()
-    with stack:
-        domain = stack.enter_context(running(libvirtd, f"{source.name}-0", [disk]))
-        while True:
-            write_as_guest(domain, expected, 2 * len(killed) + 1)
-            step = killed_at(len(killed), target.name)
-            if not step:
-                break
-            killed.append(step)
-            if domain.state(0)[0] == libvirt.VIR_DOMAIN_RUNNING:
-                write_as_guest(domain, expected, 2 * len(killed))
-            if dies:
-                stack.close()
-            (moved,) = target.make({"instance": WEB}, allow_move=True)
-            nothing_left(source, disk)
-            if dies:
-                reads_the_same(moved, expected)
-                domain = stack.enter_context(running(libvirtd, f"{source.name}-{len(killed)}", [moved]))
-            runs_with(domain, moved)
-            disk, source, target = moved, target, source
-    for needed in (
-        "volumes clone",
-        "volumes follow",
-        "guest suspend",
-        "guest suspend done",
-        "guest blockJobAbort",
-        "guest blockJobAbort done",
-        "guest resume",
-        "records swap",
-        "volumes remove",
-    ):
-        assert needed in killed, killed
-    (moved,) = target.make({"instance": WEB})
-    reads_the_same(moved, expected)

@@ -249,7 +249,7 @@ async def _record(source: Pool, target: Pool, wish: MoveWish) -> Disk:
     how, format = "copy", "raw"
     if wish.running is not None:
         origin["moved"]["guest"] = wish.running.domain
-        format = next(iter(capabilities.disk_names))
+        format = capabilities.followed
     if image is not None:
         how = capabilities.default_clone
         format = capabilities.clones[how]

@@ -35,10 +35,10 @@ class Capabilities:
     to the format of the disk it makes, the default first; a disk made in one of the ``independent`` ways needs no
     image once it is made. A volume is adopted in one of the formats of ``disk_names``; one of
     ``moves_adopted`` gets the name that it has there, others keep theirs. ``spells_backing`` tells whether a guest has
-    to be told of the image under its disk, ``deltas`` whether a disk tells what it has of its own over its image, and
-    a clone takes that from another. The guest of a disk in a format of ``keeps_space`` must not give space back.
-    ``thick`` tells whether a volume takes its whole size from the pool at once, ``follows`` whether the disk of a
-    running guest is copied from and to its volumes, in the first format of ``disk_names``.
+    to be told of the image under its disk, ``tells_own`` whether a disk tells what it has of its own over its image,
+    ``takes_own`` whether a clone takes that from another. The guest of a disk in a format of ``keeps_space`` must not
+    give space back. ``thick`` tells whether a volume takes its whole size from the pool at once, ``follows`` whether
+    the disk of a running guest is copied from and to its volumes.
     """
 
     backend: str
@@ -49,7 +49,8 @@ class Capabilities:
     independent: frozenset[str] = frozenset()
     moves_adopted: frozenset[str] = frozenset()
     spells_backing: bool = True
-    deltas: bool = False
+    tells_own: bool = False
+    takes_own: bool = False
     keeps_space: frozenset[str] = frozenset()
     thick: bool = False
     follows: bool = False
@@ -61,6 +62,11 @@ class Capabilities:
     def disk_volume(self, record_id: str, format: str) -> Volume:
         """Where a new disk goes."""
         return Volume(self.disk_names[format].format(id=record_id), format)
+
+    @property
+    def followed(self) -> str:
+        """The format of the copy that ``follow`` makes of all of a disk."""
+        return next(iter(self.disk_names))
 
     @property
     def standing(self) -> frozenset[str]:
@@ -144,7 +150,7 @@ class Volumes:
 
     def patch(self, volume: Volume, content: Any) -> Op[Facts]:
         """Write over a new clone what a disk has of its own (see ``_ground.disk_data``); durable. Where it breaks off,
-        the volume is of no use. Only where the backend has ``deltas``."""
+        the volume is of no use. Only where the backend ``takes_own``."""
         return self._op("patch", volume, content)
 
     def follow(self, volume: Volume, domain: str, target: str) -> Op[Facts]:

@@ -42,10 +42,11 @@ from .._ground.qcow2_clusters import OverlaySink
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below, to_copy_up
 from .._ground.staging import sweep_staging
 from .._ground.usage import users_of_files
-from .._policy.disk_xml import Attachment, Link, Location, disk_xml
+from .._policy.disk_xml import Link, Location
 from .._records.types import Volume
 from .contract import Capabilities, Route, Stat, Users
 from .folder import Folder
+from .guest_copies import copy_from_guest, end_copy
 from .new_files import NO_REFLINK, NewFiles, rounded
 
 PRIVATE = ".virt-storage"
@@ -61,7 +62,8 @@ CAPABILITIES = Capabilities(
     },
     independent=frozenset({"reflink", "copy"}),
     moves_adopted=frozenset({"raw"}),
-    deltas=True,
+    tells_own=True,
+    takes_own=True,
     follows=True,
 )
 _CHANGING = Limits(wall_seconds=24 * 3600)
@@ -290,20 +292,17 @@ class FileVolumes:
 
     def follow(self, volume: Volume, domain: str, target: str) -> Facts:
         """See the contract."""
-        if self._host is None:
-            raise StorageError("Without libvirt no disk of a running guest can be copied.")
-        path, (image, _size) = self._folder.path(volume.name), self._image_below(volume)
+        image, _size = self._image_below(volume)
         chain = [Link(self.location(volume), volume.format)]
         if image is not None:
             chain.append(Link(Location("file", image), "raw"))
-        xml = disk_xml(chain, Attachment(), target)
-        amount = self._host.copy_block(domain, target, xml, path, image is not None, self._beat)
-        return {"bytes_read": amount, "bytes_written": amount}
+        facts = copy_from_guest(self._host, chain, image is not None, domain, target, self._beat)
+        sync_files([self._folder.path(volume.name)])
+        return facts
 
     def part(self, volume: Volume, keep: bool) -> None:
         """See the contract."""
-        if self._host is not None:
-            self._host.end_copy(self._folder.path(volume.name), keep)
+        end_copy(self._host, self._folder.path(volume.name), keep)
 
     def seal(self, volume: Volume) -> Outcome:
         """See the contract. Where the file system knows it, not even root writes to the file by mistake."""

@@ -94,7 +94,7 @@ class RbdPool:
         """The guests and the clients that use the image, or a clone of it. A saved guest has no client."""
         try:
             with self.open(volume) as image:
-                clients, children = _watchers(image), list(image.list_children2())
+                clients, children = watchers(image), list(image.list_children2())
         except NotFound:
             return [], []
         for child in children:
@@ -110,10 +110,11 @@ class RbdPool:
             self.cluster.ioctx(child["pool"], child["pool_namespace"]) as ioctx,
             rbd.Image(ioctx, image_id=child["id"], read_only=True) as image,
         ):
-            return _watchers(image)
+            return watchers(image)
 
 
-def _watchers(image: Any) -> list[str]:
+def watchers(image: Any) -> list[str]:
+    """The clients that have the image open for writing."""
     return [f"the client at {watcher['addr']}" for watcher in image.watchers_list()]
 
 

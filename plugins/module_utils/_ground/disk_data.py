@@ -31,6 +31,8 @@ _FLOCK = struct.Struct("hhqqi4x")
 _USED, _UNSHARED = 100, 200
 """Where qemu locks a byte of an image for every right that it uses, and for every one that others may not use."""
 _WRITE, _RESIZE = 1, 3
+_COPIED = 1 << 16
+"""What qemu's block copy goes by."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ class DiskReader(Protocol):
     def amount(self) -> int:
         """How many bytes there are to read."""
 
+    def blocks(self) -> int:
+        """How many bytes are in the blocks of which anything is told, zeroes, too: what qemu's block copy takes."""
+
     def pieces(self) -> Iterator[tuple[int, int, bytes | None]]:
         """Offset, length and data, None for zeroes; what is left out is as under the disk, or zeroes."""
 
@@ -65,6 +70,15 @@ class ExtentReader:
     def amount(self) -> int:
         """See DiskReader."""
         return sum(extent.length for extent in self._extents if extent.fd is not None)
+
+    def blocks(self) -> int:
+        """See DiskReader."""
+        total = end = 0
+        for extent in self._extents:
+            start = max(end, extent.offset // _COPIED * _COPIED)
+            end = min(-(-(extent.offset + extent.length) // _COPIED) * _COPIED, self.size)
+            total += max(0, end - start)
+        return total
 
     def pieces(self) -> Iterator[tuple[int, int, bytes | None]]:
         """See DiskReader."""

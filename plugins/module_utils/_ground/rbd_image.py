@@ -99,6 +99,10 @@ class RbdDisk(RbdReader):
         """See DiskReader."""
         return sum(min(BLOCK, self.size - offset) for offset in self._blocks)
 
+    def blocks(self) -> int:
+        """See DiskReader."""
+        return self.amount()
+
     def pieces(self) -> Iterator[tuple[int, int, bytes | None]]:
         """See DiskReader."""
         for offset in self._blocks:
@@ -189,6 +193,12 @@ class RbdSink:
         self._run += data
         if len(self._run) >= BLOCK:
             self._send()
+
+    def zero(self, offset: int, length: int) -> None:
+        """See PatchSink."""
+        self._send()
+        with told(self._doing):
+            self._image.write_zeroes(offset, length)
 
     def sync(self) -> None:
         """See Sink."""

@@ -88,13 +88,15 @@ class Offer:
 @dataclass(frozen=True)
 class Moving:
     """A disk that stands in pool ``source`` and is to move: how (``delta`` or ``whole``), why so, and how many bytes
-    are read there, all of which are written. ``allocated`` is what it takes up there; ``thick`` as in ``Offer``;
-    ``guest`` the one that runs with it meanwhile, if any."""
+    are read there, all of which are written. ``kept`` is how many of them are data that the other pool then holds, None
+    where only a run can tell; ``allocated`` what it takes up where it stands; ``thick`` as in ``Offer``; ``guest`` the
+    one that runs with it meanwhile, if any."""
 
     source: str
     strategy: str
     reason: str
     amount: int
+    kept: int | None
     allocated: int = 0
     thick: bool = False
     guest: str = ""
@@ -115,11 +117,12 @@ def plan_move(want: Wanted, have: Found, moving: Moving) -> Plan:
         )
     steps = _Steps(want.what)
     how = "its own data" if moving.strategy == "delta" else "all of its data"
-    while_running = f", while guest {moving.guest} runs" if moving.guest else ""
-    way = f"from pool {moving.source} to pool {want.pool} ({how}, {in_words(moving.amount)}{while_running})"
+    size = in_words(moving.amount)
+    size = f"at least {size}, while guest {moving.guest} runs" if moving.guest else size
+    way = f"from pool {moving.source} to pool {want.pool} ({how}, {size})"
     sentence = f"move disk {want.role} of {want.instance} {way}"
     amount = moving.amount
-    takes = {want.pool: have.size if moving.thick else amount, moving.source: -moving.allocated}
+    takes = {want.pool: have.size if moving.thick else moving.kept, moving.source: -moving.allocated}
     steps.actions.append(Action("move", want.what, sentence, amount, amount, moving.strategy, moving.reason, takes))
     steps.before["pool"], steps.after["pool"] = moving.source, want.pool
     _grow(steps, want, have.size, moving.thick)

@@ -18,6 +18,7 @@ from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk
 from .._ground.disk_data import DiskData
 from .._ground.errors import NotFound, StorageError
+from .._ground.libvirt_host import Use
 from .._policy.disk_plan import Found, Moving, Wanted, plan_finish, plan_move
 from .._policy.plan import Fields, Plan
 from .._records.types import USABLE, Disk, Image, State
@@ -81,27 +82,42 @@ def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
     pools = {source.name: source, target.name: target}
     users = session.run(_users(source, disk))
     wish = MoveWish(disk, seen.stat.size, None)
-    running = _running(session, source, target, disk) if users else None
-    if users and running is None:
-        return Move(source, seen, wish, Moving(source.name, "", "", 0), pools, users)
+    use = _running(session, source, target, disk) if users else None
+    if users and use is None:
+        why = users + _unable(session, source, target)
+        return Move(source, seen, wish, Moving(source.name, "", "", 0, 0), pools, why)
     image, reason = session.run(_image(source, target, seen, want))
     backend, own = session.backend(source), image is not None
     data = DiskData(lambda: backend.disk_data(disk.volume, own))
+    running = Running(use.domain, use.target) if use else None
     wish = replace(wish, image=image, reason=reason, content=data, running=running)
-    with backend.disk_data(disk.volume, own, running is not None) as reader:
-        how, thick, guest = "delta" if own else "whole", target.capabilities.thick, running.domain if running else ""
-        moving = Moving(source.name, how, reason, reader.amount(), seen.stat.allocated, thick, guest)
+    with backend.disk_data(disk.volume, own, use is not None) as reader:
+        kept = amount = reader.amount()
+        if use is not None:
+            amount = reader.blocks() if own else reader.size
+    # Where qemu writes out what is empty, the storage may leave it out again.
+    told = None if use is not None and not own and target.capabilities.followed == "raw" else kept
+    how, thick, guest = "delta" if own else "whole", target.capabilities.thick, use.domain if use else ""
+    moving = Moving(source.name, how, reason, amount, told, seen.stat.allocated, thick, guest)
     return Move(source, seen, wish, moving, pools)
 
 
-def _running(session: Session, source: Pool, target: Pool, disk: Disk) -> Running | None:
-    """The guest of this host that runs with the disk and can take it along; None where it is used in another way."""
-    if not (source.capabilities.follows and target.capabilities.follows):
+def _running(session: Session, source: Pool, target: Pool, disk: Disk) -> Use | None:
+    """By which guest of this host, which can take it along, the disk is used; None where it is used otherwise."""
+    if _unable(session, source, target):
         return None
     live = [use for use in session.host.users_of(session.path(source, disk.volume)) if use.live]
     if len(live) != 1 or live[0].state != "running" or not live[0].top:
         return None
-    return Running(live[0].domain, live[0].target)
+    return live[0]
+
+
+def _unable(session: Session, *pools: Pool) -> str:
+    """What keeps a running guest from taking a disk along, as a clause; empty where nothing does."""
+    names = [pool.name for pool in pools if not pool.capabilities.follows]
+    if names:
+        return f", and no guest takes a disk out of pool {names[0]} or into it while it runs"
+    return "" if session.host.copies_blocks() else ", and with libvirt before 8.0 no guest takes a disk along"
 
 
 async def _users(pool: Pool, disk: Disk) -> str:
@@ -118,9 +134,10 @@ async def _image(source: Pool, target: Pool, seen: SeenDisk, want: Wanted) -> tu
         return None, "the disk stands on no image"
     if want.flattened:
         return None, "the disk is to need no image"
-    for pool in (source, target):
-        if not pool.capabilities.deltas:
-            return None, f"in pool {pool.name} a disk cannot be told from its image"
+    if not source.capabilities.tells_own:
+        return None, f"in pool {source.name} a disk cannot be told from its image"
+    if not target.capabilities.takes_own:
+        return None, f"in pool {target.name} no clone is made of a part of a disk"
     if seen.image is None:
         return None, "the record of its image cannot be read"
     image = await look_up(target, seen.image.key)

@@ -204,9 +204,9 @@ def test_what_a_step_takes_from_its_pool(want, have, offer, takes):
 
 
 def test_a_move_takes_from_one_pool_and_gives_to_the_other():
-    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "delta", "because", 9, allocated=11)).actions
+    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "delta", "because", 9, 9, allocated=11)).actions
     assert (move.bytes_to_read, move.bytes_to_write, move.takes) == (9, 9, {"ssd": 9, "hdd": -11})
-    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "whole", "because", 9, allocated=11, thick=True)).actions
+    (move,) = plan_move(IMAGE, STANDING, Moving("hdd", "whole", "because", 9, 9, allocated=11, thick=True)).actions
     assert move.takes == {"ssd": 20 * GIB, "hdd": -11}
     (finish,) = plan_finish("web1", "root", "hdd", "ssd", 11).actions
     assert finish.takes == {"hdd": -11}
