@@ -65,7 +65,8 @@ options:
     default: nova
   path:
     description:
-      - The folder. For O(layout=nova) what C(nova.conf) calls C(instances_path). Not used for disks that are volumes.
+      - The folder. For O(layout=nova) what C(nova.conf) calls C(instances_path). Of disks that are volumes it
+        only tells which Nova is resizing or deleting just now.
     type: path
     default: /var/lib/nova/instances
   pool:

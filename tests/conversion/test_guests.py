@@ -15,6 +15,7 @@ import pytest
 from integration.conftest import ModuleFailed, Modules
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from ansible_collections.virt.storage.plugins.module_utils._ground.libvirt_host import Host, Use
 
 from .bed import Bed, by_role, run
 
@@ -53,6 +54,29 @@ def test_definition_there_and_back(bed: Bed) -> None:
         bed.task("finalized")
         assert guest.XMLDesc(INACTIVE).replace(" ", "") != before.replace(" ", "")
         assert bed.task("converted")["changed"] is False
+
+
+@pytest.mark.parametrize("state", ["rolled_back", "finalized"])
+def test_the_guests_are_looked_at_for_all_instances_at_once(
+    bed: Bed, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Host] = []
+    uses = Host.uses
+
+    def counted(host: Host) -> list[Use]:
+        looks.append(host)
+        return uses(host)
+
+    monkeypatch.setattr(Host, "uses", counted)
+    numbers = []
+    for instances in ((1,), (2, 3, 4)):
+        for each in instances:
+            bed.instance(each)
+        bed.task("converted")
+        looks.clear()
+        assert len(bed.task(state)["plan"]) >= len(instances)
+        numbers.append(len(looks))
+    assert numbers[0] == numbers[1] > 0
 
 
 @pytest.mark.parametrize("state", ["running", "paused", "saved"])

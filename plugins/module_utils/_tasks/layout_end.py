@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,9 @@ class Ending:
 
 def roll_back(host: Host) -> Fields:
     """Undo what the journal says. Instances that are in use are left."""
-    endings = [Ending(entry, _why_not_back(host, entry)) for entry in _entries(host)]
+    entries = _entries(host)
+    users = users_of_files([path for entry in entries for path in _paths(host, entry)], host.session.host.uses)
+    endings = [Ending(entry, _why_not_back(host, entry, users)) for entry in entries]
     names = {each.entry.name for each in endings if not each.refusal}
     bases = [entry for entry in _bases(host) if not _kept(host, entry, names)]
     actions = [
@@ -54,7 +56,9 @@ def roll_back(host: Host) -> Fields:
 
 def finalize(host: Host) -> Fields:
     """Take the old names away where nothing needs them."""
-    endings = [Ending(entry, _why_not_final(host, entry)) for entry in _entries(host)]
+    live = {_name(use.source): str(use) for use in host.session.host.uses() if use.live}
+    defined = {_name(element.path): guest.name for guest, elements in host.guests for element in elements}
+    endings = [Ending(entry, _why_not_final(entry, live, defined)) for entry in _entries(host)]
     names = {each.entry.name for each in endings if not each.refusal}
     bases = [entry for entry in _bases(host) if not _needed(host, entry, names)]
     actions = [(f"instance {name}", f"take the old names of the disks of {name} away") for name in sorted(names)]
@@ -88,20 +92,20 @@ def _bases(host: Host) -> list[BaseEntry]:
 # Refusals
 
 
-def _why_not_back(host: Host, entry: Entry) -> str:
+def _why_not_back(host: Host, entry: Entry, users: Mapping[str, Sequence[str]]) -> str:
     if all(disk.in_place for disk in entry.disks):
         return ""  # records alone are taken back
     if entry.guest and entry.guest not in {guest.name for guest, _elements in host.guests}:
         return f"its guest {entry.guest} is not on this host: run this where it is"
-    users = _users(host, entry)
-    return f"it is in use ({', '.join(users)}): stop it first" if users else ""
+    who = sorted({user for path in _paths(host, entry) for user in users.get(path, ())})
+    return f"it is in use ({', '.join(who)}): stop it first" if who else ""
 
 
-def _users(host: Host, entry: Entry) -> list[str]:
-    """Who uses the disks, under their old names or ours."""
-    paths = [disk.path for disk in entry.disks] + [host.reader.path(each.volume) for each in _records(host, entry)]
-    found = users_of_files(paths, host.session.host.uses)
-    return sorted({user for users in found.values() for user in users})
+def _paths(host: Host, entry: Entry) -> list[str]:
+    """The old names of the disks that are files, and ours."""
+    if all(disk.in_place for disk in entry.disks):
+        return []
+    return [disk.path for disk in entry.disks] + [host.reader.path(each.volume) for each in _records(host, entry)]
 
 
 def _records(host: Host, entry: Entry) -> list[Disk]:
@@ -117,16 +121,15 @@ def _records(host: Host, entry: Entry) -> list[Disk]:
     ]
 
 
-def _why_not_final(host: Host, entry: Entry) -> str:
+def _why_not_final(entry: Entry, live: Mapping[str, str], defined: Mapping[str, str]) -> str:
+    """``live`` and ``defined`` have the guests that use a path now, and whose definitions name one."""
     if entry.state not in (CONVERTED, FINALIZING):
         return "it is not wholly converted yet: stop it and convert it again"
-    paths = {_name(disk.path) for disk in entry.disks if not disk.in_place}
-    live = [use for use in host.session.host.uses() if use.live and _name(use.source) in paths]
-    if live:
-        return f"it still runs from its old path ({live[0]}): stop it once"
-    for guest, elements in host.guests:
-        if any(_name(element.path) in paths for element in elements):
-            return f"the definition of {guest.name} names its old path again: convert it again"
+    paths = [_name(disk.path) for disk in entry.disks if not disk.in_place]
+    if running := [live[path] for path in paths if path in live]:
+        return f"it still runs from its old path ({running[0]}): stop it once"
+    if guests := [defined[path] for path in paths if path in defined]:
+        return f"the definition of {guests[0]} names its old path again: convert it again"
     return ""
 
 
