@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
-import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground.ceph import Access, Cluster
 
-from .conftest import COLLECTION, Four, ModuleFailed, Modules, Result
+from .conftest import COLLECTION, Modules, Result
+from .pool_cases import PoolSite
 
 sys.path.insert(0, str(COLLECTION / "dev.d"))
 
@@ -30,11 +30,9 @@ SNAPSHOT = "image"
 
 
 @dataclass
-class CephSite:
-    """A pool, and the modules that work with it. ``space`` is a namespace of the Ceph pool, "" for the default one."""
+class CephSite(PoolSite):
+    """A pool in Ceph. ``space`` is a namespace of the Ceph pool, "" for the default one."""
 
-    task: Modules
-    name: str
     pool: str
     space: str
     user: str
@@ -57,32 +55,6 @@ class CephSite:
         """Have the libvirt pool."""
         made: Result = self.task("libvirt_pool", name=self.name, type="rbd", rbd=self.source)["pool"]
         return made
-
-    def cache(self, *images: dict[str, Any], **params: Any) -> list[Result]:
-        """Bring images in."""
-        brought: list[Result] = self.task("cached_image", pools=[self.name], images=list(images), **params)["images"]
-        return brought
-
-    def cache_four(self, *images: dict[str, Any], **params: Any) -> Four:
-        """cached_image by check, run, check, run."""
-        more = {"images": list(images)} if images else {}
-        return self.task.four("cached_image", pools=[self.name], **more, **params)
-
-    def disks_four(self, *disks: dict[str, Any], **params: Any) -> Four:
-        """instance_disk by check, run, check, run."""
-        return self.task.four("instance_disk", pool=self.name, disks=list(disks), **params)
-
-    def disks(self, *disks: dict[str, Any], **params: Any) -> list[Result]:
-        """Have disks."""
-        made: list[Result] = self.task("instance_disk", pool=self.name, disks=list(disks), **params)["disks"]
-        return made
-
-    def failed(self, module: str, **params: Any) -> ModuleFailed:
-        """The error of a run that has to fail with one sentence."""
-        with pytest.raises(ModuleFailed) as failure:
-            self.task(module, **params)
-        assert "\n" not in failure.value.msg
-        return failure.value
 
     # What Ceph itself shows
 
@@ -107,11 +79,25 @@ class CephSite:
             read: bytes = image.read(0, image.size())
             return read
 
+    def read(self, volume: Result) -> bytes:
+        """See PoolSite. An image is read where it is sealed; it is known by its key."""
+        return self.data(volume["path"], SNAPSHOT if "key" in volume else None)
+
     def names(self) -> list[str]:
-        """The images that there are."""
+        """See PoolSite."""
         import rbd
 
         return sorted(rbd.RBD().list(self.ioctx))
+
+    def lose_record(self, record_id: str) -> None:
+        """See PoolSite."""
+        import rados
+
+        for each in list(self.ioctx.list_objects()):
+            if each.key.startswith("virt-storage.records."):
+                with rados.WriteOpCtx() as op:
+                    self.ioctx.remove_omap_keys(op, (f"state/{record_id}", f"body/{record_id}"))
+                    self.ioctx.operate_write_op(op, each.key)
 
     def clear(self, libvirtd: libvirt.virConnect) -> None:
         """Take the libvirt pool, its secret and all objects away."""

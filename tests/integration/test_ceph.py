@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import random
 import signal
@@ -23,10 +22,11 @@ import pytest
 from ansible_collections.virt.storage.plugins.module_utils._ground.ceph import Cluster
 from ansible_collections.virt.storage.tests.unit.ground.webserver import WebServer
 
+from . import pool_cases
 from .ceph_site import SNAPSHOT, STAGING, CephSite, administered, ceph, ceph_site, of_glance
 from .conftest import Modules, Result
+from .pool_cases import MIB, converted, entry, served
 
-MIB = 1 << 20
 DISK = random.Random(1).randbytes(5 * MIB) + bytes(14 * MIB) + random.Random(2).randbytes(MIB)
 SIZE = len(DISK)
 LEASE = 30
@@ -63,16 +63,6 @@ def glance(cluster: Cluster) -> Iterator[str]:
         yield address
 
 
-def entry(name: str, source: object, format: str = "raw", **options: Any) -> dict[str, Any]:
-    return {"name": name, "source": str(source), "format": format, **options}
-
-
-def converted(source: Path, format: str) -> Path:
-    path = source.with_suffix(f".{format}")
-    subprocess.run(["qemu-img", "convert", "-q", "-f", "raw", "-O", format, source, path], check=True)
-    return path
-
-
 def counted(task: Modules, module: str, **params: Any) -> tuple[Result, int]:
     """The result of a module, and the bytes that it and its programs wrote to local file systems."""
     process = task.start(module, **params)
@@ -85,29 +75,14 @@ def counted(task: Modules, module: str, **params: Any) -> tuple[Result, int]:
     return task.read(module, out, err), usage.ru_oublock * 512
 
 
-def served(body: bytes) -> Any:
-    return lambda handler: handler.reply(200, body, ETag=f'"{hashlib.sha256(body).hexdigest()}"')
-
-
 # Images
 
 
 def test_an_image_of_every_kind_of_source_reads_as_its_disk(site: CephSite, raw: Path, web: WebServer) -> None:
-    web.answers["/disk.raw"] = served(DISK)
-    wanted = [
-        entry("file", raw, checksum="sha256:" + hashlib.sha256(DISK).hexdigest()),
-        entry("qcow2", converted(raw, "qcow2"), "qcow2"),
-        entry("vmdk", converted(raw, "vmdk"), "vmdk"),
-        entry("web", web.url("/disk.raw")),
-    ]
-    results = site.cache_four(*wanted)
-    assert results.run["images"] == results.run_again["images"]
-    assert len({image["content"] for image in results.run["images"]}) == 1
+    results = pool_cases.images_of_every_source(site, raw, web)
     for image in results.run["images"]:
-        assert (image["format"], image["size"]) == ("raw", SIZE)
         assert image["path"].startswith(f"virt/{site.name}/image+")
         assert image["allocated"] < SIZE, "what is zero takes no room"
-        assert site.data(image["path"], SNAPSHOT) == DISK
     assert f"kept in {STAGING} on its way" in results.run["actions"][1]
     assert list(STAGING.iterdir()) == []
 
@@ -210,15 +185,7 @@ def test_the_way_to_a_cluster_can_be_said(glance: str, site: CephSite, task: Mod
 
 
 def test_absent_keeps_the_data_under_a_disk_and_pruned_takes_it_later(site: CephSite, raw: Path) -> None:
-    (image,) = site.cache(entry("a", raw))
-    (disk,) = site.disks({"instance": "web1", "image": "a", "size": str(SIZE)})
-    results = site.cache_four(state="absent", images=[{"name": "a"}])
-    assert "1 disk stands on it, so its data stays" in results.run["actions"][0]
-    assert site.data(disk["path"]) == DISK
-    site.disks({"instance": "web1"}, state="absent")
-    site.cache_four(state="pruned")
-    assert site.names() == []
-    assert image["id"] not in site.names()
+    pool_cases.the_data_under_a_disk_stays(site, raw)
 
 
 def test_a_damaged_image_is_quarantined(site: CephSite, raw: Path) -> None:
@@ -294,40 +261,13 @@ def halting(begun: threading.Event, go: threading.Event) -> Any:
 # Disks
 
 
-def test_disks_of_every_kind(site: CephSite, raw: Path, tmp_path: Path) -> None:
-    site.cache(entry("a", raw))
-    brought = tmp_path / "brought.qcow2"
-    converted(raw, "qcow2").rename(brought)
-    wanted = [
-        {"instance": "web1", "image": "a", "size": "24M"},
-        {"instance": "web1", "role": "data", "size": "64M", "blank": {"fs": "ext4", "label": "data"}},
-        {"instance": "web1", "role": "plain", "size": "8M", "blank": {}},
-        {"instance": "web1", "role": "swap", "size": "8M", "blank": {"fs": "swap"}},
-        {"instance": "web1", "role": "config", "config": {"user_data": "#cloud-config\n"}},
-        {"instance": "web2", "image": "a", "size": "24M", "flattened": True},
-        {"instance": "web3", "image": "a", "size": "24M", "clone": "copy"},
-        {"instance": "web4", "import_from": {"path": str(brought), "format": "qcow2"}},
-    ]
-    results = site.disks_four(*wanted)
-    made = {(disk["instance"], disk["role"]): disk for disk in results.run["disks"]}
-    for instance in ("web1", "web2", "web3", "web4"):
-        assert site.data(made[instance, "root"]["path"])[:SIZE] == DISK
-    assert site.data(made["web1", "plain"]["path"]) == bytes(8 * MIB)
-    assert site.data(made["web1", "data"]["path"])[1080:1082] == b"\x53\xef"
-    assert site.data(made["web1", "swap"]["path"])[4086:4096] == b"SWAPSPACE2"
-    assert site.data(made["web1", "config"]["path"])[32769:32774] == b"CD001"
+def test_disks_of_every_kind(site: CephSite, raw: Path) -> None:
+    made = pool_cases.disks_of_every_kind(site, raw)
     assert [made[name, "root"]["state"] for name in ("web1", "web2", "web3")] == ["ready", "flat", "flat"]
     with site.image(made["web2", "root"]["path"]) as flat, site.image(made["web1", "root"]["path"]) as clone:
         assert clone.overlap() == SIZE
         assert flat.overlap() == 0
-    again = site.disks_four({**wanted[0], "size": "32M"}, *wanted[1:])
-    assert again.run["actions"] == [f"grow disk root of web1 in pool {site.name} from 24.0 MiB to 32.0 MiB"]
-    assert site.data(made["web1", "root"]["path"]) == DISK + bytes(32 * MIB - SIZE)
-    assert "cannot shrink to" in site.task.refused("instance_disk", pool=site.name, disks=[wanted[0]])
-    gone = [{"instance": disk["instance"], "role": disk.get("role", "root")} for disk in wanted]
-    site.disks_four(*gone, state="absent")
-    site.cache_four(state="pruned", cache={"max_count": 0, "max_bytes": "1"})
-    assert site.names() == []
+    pool_cases.all_is_taken_away(site, made)
 
 
 def test_a_thousandth_disk_costs_what_the_first_does(site: CephSite, raw: Path) -> None:
@@ -341,49 +281,18 @@ def test_a_thousandth_disk_costs_what_the_first_does(site: CephSite, raw: Path) 
     assert len(site.names()) == 1
 
 
-def test_a_volume_that_stands_in_the_pool_is_adopted_in_place(site: CephSite, task: Modules) -> None:
+def test_a_volume_that_stands_in_the_pool_is_adopted_in_place(site: CephSite) -> None:
     import rbd
 
     rbd.RBD().create(site.ioctx, "old-disk", SIZE)
     with site.image("old-disk", writable=True) as image:
         image.write(DISK, 0)
     where = f"virt/{site.space}/old-disk"
-    wanted = {"instance": "web1", "import_from": {"path": f"rbd:{where}", "format": "raw"}}
-    results = site.disks_four(wanted)
-    (disk,) = results.run["disks"]
-    assert (disk["path"], disk["strategy"]) == (where, "adopt")
-    assert site.data(disk["path"]) == DISK
-    other = {"instance": "web2", "import_from": {"path": f"rbd:{where}", "format": "raw"}}
-    assert "already belongs to" in task.refused("instance_disk", pool=site.name, disks=[other])
-    assert site.task("libvirt_pool_info", name=[site.name])["pools"][0]["unmanaged"] == []
-    found = task.four("disk_metadata", pool=site.name, state="verified").run
-    assert found["changed"] is False
+    pool_cases.adopted_in_place(site, f"rbd:{where}", where, DISK)
 
 
-def test_records_that_were_lost_are_found_and_restored(site: CephSite, task: Modules, raw: Path) -> None:
-    site.cache(entry("a", raw))
-    (disk,) = site.disks({"instance": "web1", "image": "a", "size": "24M"})
-    lose_record(site, disk["id"])
-    failure = site.failed("disk_metadata", pool=site.name, state="verified")
-    assert disk["id"] in failure.msg
-    assert "record is lost" in task.refused(
-        "instance_disk", pool=site.name, disks=[{"instance": "web1", "image": "a", "size": "24M"}]
-    )
-    stated = {"instance": "web1", "volume": disk["id"], "format": "raw", "image": "a"}
-    task.four("disk_metadata", pool=site.name, state="rebuilt", disks=[stated])
-    assert site.data(disk["path"])[:SIZE] == DISK
-    assert task("disk_metadata", pool=site.name, state="verified")["changed"] is False
-
-
-def lose_record(site: CephSite, record_id: str) -> None:
-    """Take a record's keys away, wherever they are."""
-    import rados
-
-    for each in list(site.ioctx.list_objects()):
-        if each.key.startswith("virt-storage.records."):
-            with rados.WriteOpCtx() as op:
-                site.ioctx.remove_omap_keys(op, (f"state/{record_id}", f"body/{record_id}"))
-                site.ioctx.operate_write_op(op, each.key)
+def test_records_that_were_lost_are_found_and_restored(site: CephSite, raw: Path) -> None:
+    pool_cases.a_lost_record_is_found_and_restored(site, raw)
 
 
 def test_a_disk_in_use_is_not_removed(site: CephSite, raw: Path) -> None:
@@ -433,12 +342,6 @@ def test_a_disk_whose_guest_died_with_its_host_is_removed_when_ceph_has_forgotte
     assert disk["id"] not in site.names()
 
 
-def test_a_pool_that_holds_disks_is_not_emptied(site: CephSite, task: Modules, raw: Path) -> None:
-    site.cache(entry("a", raw))
-    site.disks({"instance": "web1", "image": "a", "size": "24M"})
-    failure = site.failed("libvirt_pool", name=site.name, state="absent", remove_contents=True)
-    assert "is not empty" in failure.msg
-    site.disks({"instance": "web1"}, state="absent")
-    site.cache_four(state="absent", images=[{"name": "a"}])
-    task.four("libvirt_pool", name=site.name, state="absent", remove_contents=True)
+def test_a_pool_that_holds_disks_is_not_emptied(site: CephSite, raw: Path) -> None:
+    pool_cases.a_pool_that_holds_disks_is_not_emptied(site, raw)
     assert [each.key for each in site.ioctx.list_objects() if each.key.startswith("virt-storage")] == []

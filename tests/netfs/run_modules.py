@@ -15,7 +15,7 @@ import os
 import sys
 import traceback
 
-NAMES = ("cached_image", "cached_image_info", "disk_metadata", "instance_disk", "libvirt_pool")
+NAMES = ("cached_image", "cached_image_info", "disk_metadata", "instance_disk", "libvirt_pool", "libvirt_pool_info")
 PLACE = "ansible_collections.virt.storage.plugins.modules"
 
 
