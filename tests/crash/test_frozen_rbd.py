@@ -45,8 +45,8 @@ DEFAULT = (
     ("delete", "decision", 3, ("same", STILL)),
 )
 TRIED = tuple((name, where, 0, None) for name, where in itertools.product(NAMES, WHERE)) if FULL else DEFAULT
-TURNS = {"before": 3, "call": 1}
-"""In how many ways each place has its turn in the long form. A call has several places by itself."""
+STRIDE = {"before": 1, "call": 3}
+"""A call is frozen at one or two of its moments, each at others."""
 FORGOTTEN = 10
 """Seconds in which the cluster forgets a client that stands still, here: beats come every five."""
 
@@ -105,6 +105,5 @@ def test_frozen_anywhere_nothing_is_lost(
 
 
 def every(name: str, where: str) -> Iterator[tuple[int, tuple[str, str]]]:
-    """All places to freeze at, each as often as it has its turn, each time in another way."""
-    places = (number for number in itertools.count(1) for _turn in range(TURNS[where]))
-    return zip(places, itertools.islice(itertools.cycle(WAYS), NAMES.index(name), None))
+    """The places to freeze at in the long form, each in another way than the one before it."""
+    return zip(itertools.count(1, STRIDE[where]), itertools.islice(itertools.cycle(WAYS), NAMES.index(name), None))

@@ -80,7 +80,7 @@ def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
         raise NotFound(f"The disk {want.role} of {want.instance} was removed from pool {source.name} meanwhile.")
     disk = seen.disk
     pools = {source.name: source, target.name: target}
-    users = session.run(_users(source, disk))
+    users = session.run(_users(source, disk)) or _overlay(session, source, disk)
     wish = MoveWish(disk, seen.stat.size, None)
     use = _running(session, source, target, disk) if users else None
     if users and use is None:
@@ -118,6 +118,13 @@ def _unable(session: Session, *pools: Pool) -> str:
     if names:
         return f", and no guest takes a disk out of pool {names[0]} or into it while it runs"
     return "" if session.host.copies_blocks() else ", and with libvirt before 8.0 no guest takes a disk along"
+
+
+def _overlay(session: Session, source: Pool, disk: Disk) -> str:
+    """What stands on the disk in a guest, running or off, and would lose what is beneath it; "" for nothing."""
+    below = (use for use in session.host.users_of(session.path(source, disk.volume)) if not use.top)
+    use = next(below, None)
+    return "" if use is None else f"the volume that stands on it in {use}, as after an external snapshot"
 
 
 async def _users(pool: Pool, disk: Disk) -> str:
