@@ -159,19 +159,20 @@ WAYS = (
 def killed_at_every_step(host: Host, stride: int) -> None:
     """Kill every task at every place, and come to the end of it, or go back. Prints how many kills each had."""
     steps = [step for way in WAYS for step in way]
-    kills = Counter({(state, then): 0 for state, then in steps if then})
+    kills = Counter[tuple[str, str]]()
     number, died = 1, True
     while died:
         died = False
         for state, then in steps:
-            if then and not killed("before", number, stride, {**host.params, "state": state}):
-                kills[state, then] += 1
-                died = True
-            host.task(then or state)
+            dead = bool(then) and not killed("before", number, stride, {**host.params, "state": state})
+            kills[state, then] += dead
+            died |= dead
+            if dead or then != state:  # otherwise it came to its end just now
+                host.task(then or state)
             host.stands(then or state)
         host.forgotten()
         host.stands("rolled_back")
         number += 1
-    each = "; ".join(f"{state}, then {then}: {count}" for (state, then), count in kills.items())
+    each = "; ".join(f"{state}, then {then}: {count}" for (state, then), count in kills.items() if then)
     print(f"\nconversion: pool {host.params['pool']}: {kills.total()} kills, each came to its end ({each})")
-    assert all(kills.values()), "a task was never killed"
+    assert all(kills[step] for step in steps if step[1]), "a task was never killed"
