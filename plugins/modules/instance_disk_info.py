@@ -178,7 +178,7 @@ unseen:
       sample: Nothing is mounted at /srv/nfs, where the volumes of pool nfs are, though libvirt has it as active...
 """
 
-from ansible_collections.virt.storage.plugins.module_utils._tasks.instance_disk import info
+from ansible_collections.virt.storage.plugins.module_utils._tasks.disk_info import info
 from ansible_collections.virt.storage.plugins.module_utils._tasks.module import run_module
 
 ARGUMENTS = {
