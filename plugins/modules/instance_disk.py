@@ -189,6 +189,25 @@ options:
             description:
               - The C(vendor-data).
             type: str
+      own_data:
+        description:
+          - What a new clone of O(disks[].image) gets over its image, from a qcow2 file that stands on the same image on
+            another host. Only what the file has of its own is read, and the image that it names is not looked for.
+          - The disk gets the size that the file has. It needs a pool in a folder or in Ceph. A disk that exists stays
+            as it is.
+        type: dict
+        suboptions:
+          path:
+            description:
+              - The absolute path of the file, which nobody may use.
+            type: path
+            required: true
+          content:
+            description:
+              - The digest of the content of the image that the file stands on, as M(virt.storage.cached_image_info)
+                returns it on the other host. The task is refused where that of O(disks[].image) is another.
+            type: str
+            required: true
       import_from:
         description:
           - Make the disk of an image file or of a volume that exists.
@@ -628,6 +647,10 @@ IMPORT = {
         "required": True,
     },
 }
+OWN = {
+    "path": {"type": "path", "required": True},
+    "content": {"type": "str", "required": True},
+}
 DISK = {
     "instance": {"type": "str", "required": True},
     "role": {"type": "str"},
@@ -637,6 +660,7 @@ DISK = {
     "image": {"type": "str"},
     "blank": {"type": "dict", "options": BLANK},
     "config": {"type": "dict", "options": CONFIG},
+    "own_data": {"type": "dict", "options": OWN},
     "import_from": {"type": "dict", "options": IMPORT},
     "clone": {"type": "str", "choices": ["overlay", "reflink", "copy"]},
     "flattened": {"type": "bool", "default": False},

@@ -297,7 +297,7 @@ def test_killed_anywhere_a_move_leaves_a_guest_one_disk_with_all_that_it_wrote(
     way.reads(moved, expected)
 
 
-AT = ("guest blockCopy done", "guest suspend done", "records swap", "guest blockJobAbort", "guest blockJobAbort done")
+AT = ("guest suspend done", "guest blockJobAbort", "guest blockJobAbort done")
 """Around the decision: the other steps are those of folders."""
 
 

@@ -202,3 +202,8 @@ async def references(pool: Pool, image: Image) -> list[str]:
         else:
             await pool.records.unrefer(image.id, name)
     return kept
+
+
+async def content_of(pool: Pool, image: Image) -> str:
+    """The digest of what a guest reads of an image, taken when it was filled; empty where there is none."""
+    return str((await pool.records.notes(image.id)).get("seal", {}).get("content", ""))

@@ -18,7 +18,7 @@ from .._ground.ops import Facts, Outcome
 from .._records.contract import Listing
 from .._records.types import USABLE, Disk, Image, State, Volume, disk_id, taken_apart
 from . import rules
-from .cache import look_up
+from .cache import content_of, look_up
 from .pool import Pool, end_stateless, finish, outlived, settle, state_of, take_over, withdraw
 
 ATTEMPTS = 5
@@ -28,7 +28,8 @@ ATTEMPTS = 5
 @dataclass(frozen=True)
 class DiskWish:
     """A disk that is wanted. Exactly one of ``image_key``, ``source``, ``native`` says where its content comes
-    from; none of them means a blank disk.
+    from; none of them means a blank disk. With ``image_key``, a ``source`` is what the disk has over an image of
+    the content ``over``.
 
     ``size`` in bytes; 0 means the image's own size. ``how`` names a way of cloning the backend offers.
     ``native`` is the lasting id of a volume to adopt, which stands at ``found``; ``name`` where it is to stay there;
@@ -42,6 +43,7 @@ class DiskWish:
     image_key: str = ""
     how: str = ""
     source: Any = None
+    over: str = ""
     native: str = ""
     found: str = ""
     name: str = ""
@@ -160,6 +162,8 @@ async def _image(pool: Pool, wish: DiskWish) -> tuple[Image | None, int | None]:
         image = await look_up(pool, wish.image_key)
     if image is None:
         raise NotFound(f"Pool {pool.name} has no ready image {wish.image_key}: bring it in with cached_image first.")
+    if wish.over and await content_of(pool, image) != wish.over:
+        raise StorageError(f"The image {image.name} of pool {pool.name} is another now: run the task again.")
     stat = await pool.volumes.stat(image.volume)
     if stat is None and await state_of(pool, image.id) is State.READY:
         raise LostMetadata(
@@ -237,6 +241,9 @@ async def _volume(pool: Pool, wish: DiskWish, disk: Disk, image: Image | None) -
         return await pool.volumes.adopt(wish.found, disk.volume), {}
     if image is not None:
         outcome: Outcome = await pool.volumes.clone(image.volume, disk.volume, disk.size, disk.strategy)
+        if outcome and wish.source is not None:
+            own: Facts = await pool.volumes.patch(disk.volume, wish.source)
+            return outcome, own
         return outcome, {"bytes_read": outcome.copied, "bytes_written": outcome.copied}
     if wish.source is not None:
         facts: Facts = await pool.volumes.fill(disk.volume, wish.source)

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from .contents import Means
 from .digest import BLOCK, data_extents, read_block
-from .errors import InUse, StorageError
+from .errors import BadInput, InUse, NotFound, StorageError
 from .intake import Sink
 from .ops import Facts
 from .qcow2 import read_size
@@ -99,6 +100,25 @@ def raw_disk(fd: int, size: int) -> ExtentReader:
 def own_data(fd: int, name: str) -> ExtentReader:
     """What the qcow2 disk ``fd`` has of its own, over its image."""
     return ExtentReader(read_size(fd, name), list(_own(fd, name)))
+
+
+@contextmanager
+def own_data_of(path: str) -> Iterator[DiskReader]:
+    """What the qcow2 file at ``path`` has of its own, whatever it names as its image: that is not looked for. Raises
+    NotFound where there is no file, InUse where a guest may write to it, StorageError for what cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"There is no file {path}: give the path of a qcow2 file.") from None
+    except OSError as error:
+        raise StorageError(f"The file {path} cannot be opened: {error.strerror}.") from None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadInput(f"{path} is no regular file: give the path of a qcow2 file.")
+        keep_still(descriptor, f"The file {path}")
+        yield own_data(descriptor, path)
+    finally:
+        os.close(descriptor)
 
 
 def own_amount(fd: int, name: str) -> int | None:

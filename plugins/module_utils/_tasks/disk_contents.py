@@ -12,13 +12,14 @@ import os
 import stat
 from dataclasses import dataclass, replace
 
-from .._algorithms.cache import ImageWish, look_up
+from .._algorithms.cache import ImageWish, content_of, look_up
 from .._algorithms.disks import DiskWish
 from .._algorithms.pool import Pool
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
 from .._ground.costs import UNKNOWN, Cost
+from .._ground.disk_data import DiskData, own_data_of
 from .._ground.errors import BadInput, InUse, LostMetadata, NotFound, StorageError, UnsafeImage
 from .._ground.intake import PIECE
 from .._ground.sources import SourceSpec
@@ -49,7 +50,8 @@ def recipe(session: Session, site: Site, order: Order) -> Recipe:
     want, pool = order.want, site.pool
     plain = DiskWish(want.instance, want.role, want.bytes, origin={want.kind: want.content} if want.kind else {})
     if want.kind == "image":
-        return _cloned(session, pool, want, site.stock.get(want.content))
+        cloned = _cloned(session, pool, want, site.stock.get(want.content))
+        return _with_own(session, pool, order, site.stock.get(want.content), cloned) if order.over else cloned
     if order.file_system:
         return _from_template(session, site, order)
     if want.kind == "config":
@@ -111,6 +113,32 @@ def _cloned(session: Session, pool: Pool | None, want: Wanted, stocked: Stocked 
         thick=pool.capabilities.thick,
     )
     return Recipe(offer, wish)
+
+
+def _with_own(session: Session, pool: Pool | None, order: Order, stocked: Stocked | None, cloned: Recipe) -> Recipe:
+    """A clone, and over it what a disk of another host had over the same image."""
+    what, path = order.want.what, order.path
+    if pool is not None and not pool.capabilities.takes_own:
+        raise BadInput(f"The {what} cannot be made of a part of a disk in this kind of pool: import a whole one.")
+    if pool is not None and stocked is not None:
+        content = session.run(content_of(pool, stocked.image))
+        if content != order.over:
+            raise BadInput(
+                f"The own data in {path} stands on an image of content {order.over}, and the image "
+                f"{order.want.content} of pool {pool.name} has {content or 'none that is known'}: name the same image."
+            )
+    data = DiskData(lambda: own_data_of(path))
+    try:
+        with data.reading() as reader:
+            size, amount = reader.size, reader.amount()
+    except NotFound as error:
+        if not session.check_mode:
+            raise
+        session.warnings.append(f"{error.message} Check mode goes on as if an earlier task brought it.")
+        return cloned
+    offer = replace(cloned.offer, size=size, read=amount, written=amount, to_flatten=None)
+    origin = {**cloned.wish.origin, "own_data": path}
+    return Recipe(offer, replace(cloned.wish, size=size, source=data, over=order.over, origin=origin))
 
 
 def _from_template(session: Session, site: Site, order: Order) -> Recipe:

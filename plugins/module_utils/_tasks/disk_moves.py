@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._algorithms.cache import look_up
+from .._algorithms.cache import content_of, look_up
 from .._algorithms.moving import Mark, Moved, MoveWish, Running, marks_in, move, moved_from, settle_moves, unseen
 from .._algorithms.pool import Pool
 from .._algorithms.survey import SeenDisk, listing_of, see_disk
@@ -150,14 +150,10 @@ async def _image(source: Pool, target: Pool, seen: SeenDisk, want: Wanted) -> tu
     image = await look_up(target, seen.image.key)
     if image is None:
         return None, f"pool {target.name} does not have the image {seen.image.name}"
-    ours, theirs = await _content(source, seen.image), await _content(target, image)
+    ours, theirs = await content_of(source, seen.image), await content_of(target, image)
     if not ours or ours != theirs:
         return None, f"the image {seen.image.name} is not known to be the same in both pools"
     return image, f"pool {target.name} has the same image, so that only what the disk has of its own is copied"
-
-
-async def _content(pool: Pool, image: Image) -> str:
-    return str((await pool.records.notes(image.id)).get("seal", {}).get("content", ""))
 
 
 # What was broken off

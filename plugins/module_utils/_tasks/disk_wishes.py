@@ -40,7 +40,8 @@ UNMADE = "yet to be made"
 class Order:
     """A disk of the task, with what only making it needs.
 
-    One with a ``flavor`` has no pool before it is placed; ``placement`` is the reason of that.
+    One with a ``flavor`` has no pool before it is placed; ``placement`` is the reason of that. A clone gets the own
+    data of the file at ``path``, which stands on an image of the content ``over``.
     """
 
     want: Wanted
@@ -49,6 +50,7 @@ class Order:
     content: Literal | None = None
     path: str = ""
     format: str = ""
+    over: str = ""
     flavor: Flavor | None = None
     placement: str = ""
 
@@ -144,6 +146,16 @@ def _check_fitting(entry: Fields, kind: str, what: str) -> None:
         raise BadInput(f"The {what} is made of no image, so there is nothing to clone: leave clone out.")
     if entry["replace"] and kind != "config":
         raise BadInput(f"The {what} is no config disk, and only those are replaced: leave replace out.")
+    if entry["own_data"]:
+        _check_own(entry, kind, what)
+
+
+def _check_own(entry: Fields, kind: str, what: str) -> None:
+    if kind != "image":
+        raise BadInput(f"The {what} is to get the own data of a file, but over no image: give image, too.")
+    for option in ("clone", "size"):
+        if entry[option] is not None:
+            raise BadInput(f"The {what} gets the own data of a file, which says its {option}: leave {option} out.")
 
 
 def _as_it_is(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
@@ -153,7 +165,13 @@ def _as_it_is(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
 def _image(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     if not entry["image"]:
         raise BadInput(f"The image of disk {want.role} of {want.instance} has no name: give its name, key or id.")
-    return Order(replace(want, content=entry["image"]))
+    own = entry["own_data"]
+    if not own:
+        return Order(replace(want, content=entry["image"]))
+    if not want.pool:
+        raise BadInput(f"The disk {want.role} of {want.instance} gets the own data of a file: give pool, not flavor.")
+    path = os.path.normpath(own["path"])
+    return Order(replace(want, content=entry["image"]), path=_one_line(path, want), over=own["content"])
 
 
 def _blank(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
@@ -187,17 +205,19 @@ def _config(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
 
 def _import(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     source = entry["import_from"]
-    path = os.path.normpath(source["path"])
-    if (
-        not path.startswith(("/", IN_CEPH))
-        or any(ord(each) < 32 for each in path)
-        or len(os.fsencode(path)) > LONGEST_PATH
-    ):
+    path = _one_line(os.path.normpath(source["path"]), want)
+    return Order(replace(want, content=path), path=path, format=source["format"])
+
+
+def _one_line(path: str, want: Wanted) -> str:
+    """A path that can be told. Raises BadInput for any other."""
+    fits = len(os.fsencode(path)) <= LONGEST_PATH and not any(ord(each) < 32 for each in path)
+    if not fits or not path.startswith(("/", IN_CEPH)):
         raise BadInput(
             f"The path {path[:80]!r} to import disk {want.role} of {want.instance} from cannot be used: give an "
             f"absolute path, or {IN_CEPH}pool/image, of one line."
         )
-    return Order(replace(want, content=path), path=path, format=source["format"])
+    return path
 
 
 def _attachment(entry: Fields, kind: str) -> Attachment:
