@@ -142,6 +142,8 @@ def judge(freezing: Freezing, first: Lived, rivals: Sequence[Lived], look: Look 
     if freezing.rival == "same" and not rivals[0].acknowledged:
         assert all("in use" in said or "another process" in said for said in rivals[0].errors), rivals[0].errors
     finish(freezing, [clear])
+    if freezing.name == "flatten" and not first.acknowledged:
+        finish(freezing, [freezing.scenario.act])  # its disk may stand on no image any more, and be recorded as before
     look(freezing.check, [each for lived in (first, *rivals) for each in lived.made])
     if freezing.rival == "opposite":
         finish(freezing, freezing.take_away())

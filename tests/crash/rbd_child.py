@@ -92,7 +92,8 @@ def strike(root: str) -> None:
         ioctx.set_namespace(namespace)
         emptied(ioctx)
         ioctx.set_namespace("")
-        rbd.RBD().namespace_remove(ioctx, namespace)
+        with contextlib.suppress(rbd.ImageNotFound):  # an OSD that is busy is asked again, and has done it
+            rbd.RBD().namespace_remove(ioctx, namespace)
 
 
 def forget(root: str) -> None:

@@ -96,7 +96,7 @@ def test_what_a_file_system_does_is_told_and_mended(
 ) -> None:
     scenario = scenarios(sources, place.root)[name]
     what = {"full": place.fill_up, "shut down": place.shut_down, "one error": fail}[fault]
-    for number in itertools.count(1) if FULL else (3, 8):
+    for number in itertools.count(1) if FULL else (4,):
         place.set(scenario)
         program("sync", "--file-system", place.root)  # others' files, too, were there for long
         first = run(place.root, scenario.act, Befalls("call", number, what))
@@ -108,11 +108,11 @@ def test_what_a_file_system_does_is_told_and_mended(
             raise AssertionError(f"{fault} at call {number}: {error}; it said {first.errors}") from error
         if not first.struck:
             break
-    assert number > 1, "nothing befell it"
+    assert first.struck or number > 1, "nothing befell it"
 
 
 @pytest.mark.parametrize("hours", [HOURS, -HOURS], ids=["forward", "back"])
-@pytest.mark.parametrize("name", NAMES if FULL else ["fill from raw", "clone three", "delete, then reclaim"])
+@pytest.mark.parametrize("name", NAMES if FULL else ["clone three", "delete, then reclaim"])
 def test_a_clock_that_is_set_changes_nothing(
     name: str,
     hours: int,

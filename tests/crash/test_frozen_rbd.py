@@ -35,13 +35,11 @@ WAYS = tuple(itertools.product(RIVALS, (BLOCKED, STILL)))
 WHERE = ("before", "call")
 DEFAULT = (
     ("fill from raw", "decision", 3, ("reclaim", BLOCKED)),
-    ("fill from raw", "call", 22, ("same", BLOCKED)),
     ("clone three", "decision", 1, ("opposite", STILL)),
     ("clone three", "decision", 2, ("reclaim", STILL)),
     ("import", "call", 15, ("reclaim", BLOCKED)),
     ("grow", "call", 2, ("same", STILL)),
     ("flatten", "call", 3, ("opposite", BLOCKED)),
-    ("prune", "decision", 2, ("opposite", STILL)),
     ("delete", "decision", 3, ("same", STILL)),
 )
 TRIED = tuple((name, where, 0, None) for name, where in itertools.product(NAMES, WHERE)) if FULL else DEFAULT
