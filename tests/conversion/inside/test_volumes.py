@@ -22,8 +22,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conversion.killed import Host, Place, killed_at_every_step
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks import (
+    disk_info,
     disk_metadata,
-    instance_disk,
     libvirt_pool,
     storage_layout,
 )
@@ -134,7 +134,7 @@ def make(name: str, byte: int) -> None:
 
 
 def recorded() -> list[Place]:
-    found = checked(instance_disk.info, instance_disk_info.ARGUMENTS, pools=[POOL])["disks"]
+    found = checked(disk_info.info, instance_disk_info.ARGUMENTS, pools=[POOL])["disks"]
     return sorted((each["instance"], each["role"]) for each in found)
 
 
