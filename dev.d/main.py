@@ -41,7 +41,7 @@ from suites import SUITES, run_molecule, run_suite
 
 # Side by side: what has to do with libvirtd, and the rest.
 LANES = (("integration", "molecule"), ("lint", "unit", "contract", "crash", "interleavings", "sanity"))
-FULL_LANES = ((*LANES[0], "conversion", "netfs", "lvm"), LANES[1])
+FULL_LANES = ((*LANES[0], "conversion", "netfs", "lvm", "power"), LANES[1])
 DEFAULT_PARTS = tuple(part for lane in LANES for part in lane)
 FULL_PARTS = tuple(part for lane in FULL_LANES for part in lane)
 
@@ -66,7 +66,8 @@ def test_all(full: bool) -> bool:
     setup()
     began = time.monotonic()
     with libvirtd():
-        results = run_lanes(FULL_LANES if full else LANES, full=full, timeout=_limit(full))
+        limit = FULL_LIMIT if full else DEFAULT_LIMIT
+        results = run_lanes(FULL_LANES if full else LANES, full=full, timeout=limit)
     passed = show(results)
     say(f"all of it took {(time.monotonic() - began) / 60:.0f} min")
     return passed
@@ -78,17 +79,14 @@ def test(part: str, full: bool, extra: list[str]) -> bool:
     setup()
     result = Result(part)
     start = time.monotonic()
+    limit = DEFAULT_LIMIT if part in DEFAULT_PARTS and not full else FULL_LIMIT
     try:
-        _run_part(part, result, full=full, extra=extra, timeout=_limit(full))
+        _run_part(part, result, full=full, extra=extra, timeout=limit)
     except Trouble as trouble:
         result.count(part, str(trouble))
     result.seconds = time.monotonic() - start
     result.save()
     return show([result])
-
-
-def _limit(full: bool) -> float:
-    return FULL_LIMIT if full else DEFAULT_LIMIT
 
 
 def _run_part(part: str, result: Result, *, full: bool, extra: list[str], timeout: float) -> None:
@@ -151,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     daemons.add_argument("action", choices=("up", "down", "status"))
     commands.add_parser("ceph", help="a Ceph cluster on the loopback, for the tests of rbd pools", add_help=False)
     commands.add_parser("quickstart", help="from nothing to a booted guest; --remove takes it all away", add_help=False)
-    commands.add_parser("vm", help="the machines that the netfs and lvm tests run on", add_help=False)
+    commands.add_parser("vm", help="the machines that the netfs, lvm and power tests run on", add_help=False)
     commands.add_parser("clean", help="stop and remove what ./dev made; packages of the distribution stay")
     return top
 

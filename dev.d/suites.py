@@ -34,6 +34,7 @@ SUITES = {
     "conversion": Suite("tests/conversion", machine=True),
     "netfs": Suite("tests/netfs", machine=True),
     "lvm": Suite("tests/lvm", machine=True),
+    "power": Suite("tests/power", machine=True),
 }
 
 SCENARIOS = ROOT / "extensions" / "molecule"
