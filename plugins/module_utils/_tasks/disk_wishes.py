@@ -171,7 +171,12 @@ def _image(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     if not want.pool:
         raise BadInput(f"The disk {want.role} of {want.instance} gets the own data of a file: give pool, not flavor.")
     path = os.path.normpath(own["path"])
-    return Order(replace(want, content=entry["image"]), path=_one_line(path, want), over=own["content"])
+    if not (path.startswith("/") and _tellable(path)):
+        raise BadInput(
+            f"The path {path[:80]!r} of the own data of disk {want.role} of {want.instance} cannot be used: give the "
+            "absolute path of a file, of one line."
+        )
+    return Order(replace(want, content=entry["image"]), path=path, over=own["content"])
 
 
 def _blank(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
@@ -205,19 +210,18 @@ def _config(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
 
 def _import(entry: Fields, want: Wanted, warnings: list[str]) -> Order:
     source = entry["import_from"]
-    path = _one_line(os.path.normpath(source["path"]), want)
-    return Order(replace(want, content=path), path=path, format=source["format"])
-
-
-def _one_line(path: str, want: Wanted) -> str:
-    """A path that can be told. Raises BadInput for any other."""
-    fits = len(os.fsencode(path)) <= LONGEST_PATH and not any(ord(each) < 32 for each in path)
-    if not fits or not path.startswith(("/", IN_CEPH)):
+    path = os.path.normpath(source["path"])
+    if not (path.startswith(("/", IN_CEPH)) and _tellable(path)):
         raise BadInput(
             f"The path {path[:80]!r} to import disk {want.role} of {want.instance} from cannot be used: give an "
             f"absolute path, or {IN_CEPH}pool/image, of one line."
         )
-    return path
+    return Order(replace(want, content=path), path=path, format=source["format"])
+
+
+def _tellable(path: str) -> bool:
+    """Whether a path can be put into a record and a sentence."""
+    return len(os.fsencode(path)) <= LONGEST_PATH and not any(ord(each) < 32 for each in path)
 
 
 def _attachment(entry: Fields, kind: str) -> Attachment:
