@@ -54,6 +54,12 @@ async def listing_of(pool: Pool) -> Listing:
     return await pool.records.states()
 
 
+async def users_of(pool: Pool, volume: Volume) -> str:
+    """Who uses a volume, as a clause; empty where nobody does."""
+    users = await pool.volumes.users(volume)
+    return str(users) if users else ""
+
+
 async def labels(pool: Pool) -> Mapping[str, Facts]:
     """Which image each name stands for: name to ``{"id": ..., "identity": ..., "pinned": ...}``."""
     notes = await pool.records.notes(ABOUT_POOL)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from .._algorithms.cache import ImageWish, content_of, look_up
 from .._algorithms.disks import DiskWish
 from .._algorithms.pool import Pool
+from .._algorithms.survey import users_of
 from .._ground.blank import identity_for
 from .._ground.bounds import Bounds
 from .._ground.contents import Incoming, Template
@@ -265,7 +266,7 @@ async def _backing(pool: Pool, listing: Listing, volume: Volume) -> str:
 
 def _check_free_to_move(session: Session, pool: Pool, volume: Volume) -> None:
     """A volume in use cannot move; one that a guest is only defined with leaves that definition behind."""
-    users = session.run(_users(pool, volume))
+    users = session.run(users_of(pool, volume))
     if users:
         raise InUse(f"The volume {volume} is in use by {users}: stop what uses it, then import it, for raw disks move.")
     defined = sorted({use.domain for use in session.host.users_of(session.path(pool, volume))})
@@ -274,8 +275,3 @@ def _check_free_to_move(session: Session, pool: Pool, volume: Volume) -> None:
             f"The volume {volume} of pool {pool.name} moves, and the definition of {', '.join(defined)} names its old "
             "path: define it anew with the element that this task returns."
         )
-
-
-async def _users(pool: Pool, volume: Volume) -> str:
-    users = await pool.volumes.users(volume)
-    return str(users) if users else ""

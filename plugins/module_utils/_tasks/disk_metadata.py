@@ -15,7 +15,7 @@ from typing import Any
 from .._algorithms.disks import make, release
 from .._algorithms.pool import Pool
 from .._algorithms.rebuild import give_up, rebuild, restore_reference, restore_state
-from .._algorithms.survey import labels
+from .._algorithms.survey import labels, users_of
 from .._algorithms.verify import Finding, Holdings, id_in, is_exposed, look, verify
 from .._ground.errors import Busy, InUse, LostMetadata, NewerSchema, StorageError
 from .._policy.plan import Action, Fields, Plan
@@ -141,7 +141,7 @@ def _examined(reader: Reader, statement: Statement, held: Holdings) -> Examined:
             str(error).rstrip("."),
         )
     if statement.format == "raw" and is_exposed(reader.pool.capabilities, statement.volume):
-        users = reader.run(_users(reader.pool, volume))
+        users = reader.run(users_of(reader.pool, volume))
     return Examined(found, pointer, flaw, users)
 
 
@@ -151,11 +151,6 @@ async def _stat(pool: Pool, volume: Volume) -> Any:
 
 async def _pointer(pool: Pool, volume: Volume) -> Any:
     return await pool.volumes.pointer(volume)
-
-
-async def _users(pool: Pool, volume: Volume) -> str:
-    users = await pool.volumes.users(volume)
-    return str(users) if users else ""
 
 
 def _warn_of_definitions(session: Session, reader: Reader, statement: Statement) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from .._algorithms.cache import content_of, look_up
 from .._algorithms.moving import Mark, Moved, MoveWish, Running, marks_in, move, moved_from, settle_moves, unseen
 from .._algorithms.pool import Pool
-from .._algorithms.survey import SeenDisk, listing_of, see_disk
+from .._algorithms.survey import SeenDisk, listing_of, see_disk, users_of
 from .._ground.disk_data import DiskData
 from .._ground.errors import NotFound, StorageError
 from .._ground.libvirt_host import Use
@@ -80,7 +80,7 @@ def _move(session: Session, source: Pool, target: Pool, want: Wanted) -> Move:
         raise NotFound(f"The disk {want.role} of {want.instance} was removed from pool {source.name} meanwhile.")
     disk = seen.disk
     pools = {source.name: source, target.name: target}
-    users = session.run(_users(source, disk)) or _overlay(session, source, disk)
+    users = session.run(users_of(source, disk.volume)) or _overlay(session, source, disk)
     wish = MoveWish(disk, seen.stat.size, None)
     use = _running(session, source, target, disk) if users else None
     if users and use is None:
@@ -125,11 +125,6 @@ def _overlay(session: Session, source: Pool, disk: Disk) -> str:
     below = (use for use in session.host.users_of(session.path(source, disk.volume)) if not use.top)
     use = next(below, None)
     return "" if use is None else f"the volume that stands on it in {use}, as after an external snapshot"
-
-
-async def _users(pool: Pool, disk: Disk) -> str:
-    users = await pool.volumes.users(disk.volume)
-    return str(users) if users else ""
 
 
 async def _image(source: Pool, target: Pool, seen: SeenDisk, want: Wanted) -> tuple[Image | None, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .._algorithms.cache import ImageWish, fill, look_up
 from .._algorithms.disks import DiskWish, delete, flatten, format_for, grow, make
 from .._algorithms.pool import Pool
-from .._algorithms.survey import SeenDisk
+from .._algorithms.survey import SeenDisk, users_of
 from .._ground.drive import Ended
 from .._ground.errors import StorageError
 from .._policy.disk_plan import Found, Offer, Wanted, check_discard, plan
@@ -152,14 +152,9 @@ def _users_in_the_way(session: Session, site: Site) -> dict[Slot, str]:
         if order.slot in site.disks
         and (order.want.replace or (order.want.flattened and site.disks[order.slot].backing is not None))
     }
-    ended = session.run_all([_users(pool, seen.disk) for seen in at_stake.values()])
+    ended = session.run_all([users_of(pool, seen.disk.volume) for seen in at_stake.values()])
     first_error(ended)
     return {slot: each.value for slot, each in zip(at_stake, ended)}
-
-
-async def _users(pool: Pool, disk: Disk) -> str:
-    users = await pool.volumes.users(disk.volume)
-    return str(users) if users else ""
 
 
 def _shown(session: Session, site: Site, step: Step) -> Fields:
