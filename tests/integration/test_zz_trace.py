@@ -18,6 +18,7 @@ BY_LIBVIRTD = {"virStorageVolLookupByName", "virStorageVolGetPath", "virStorageV
 STATED = {
     "info": [("-f",)],
     "check": [("-f",)],
+    "commit": [("-f",)],
     "resize": [("-f",)],
     "map": [("-f",)],
     "convert": [("-f",), ("-O",)],
@@ -54,6 +55,7 @@ def test_a_guess_would_be_seen() -> None:
     assert not stated(["info", "disk"])
     assert not stated(["convert", "-O", "raw", "a", "b"])
     assert not stated(["create", "-f", "qcow2", "-b", "base", "disk"])
+    assert not stated(["commit", "disk"])
     assert stated(["rebase", "-f", "qcow2", "-b", "", "disk"])
 
 
