@@ -41,8 +41,8 @@ class LvmMachine:
         return done.returncode, done.stdout
 
     def passes(self, *words: str, timeout: float) -> None:
-        """Run pytest there; every test it is given has to pass."""
-        argv = ["python3", "-B", "-m", "pytest", "-q", "-x", "--durations=5", "--timeout=900", *words]
+        """Run pytest there; every test it is given has to pass. What they measured is printed."""
+        argv = ["python3", "-B", "-m", "pytest", "-q", "-x", "-rP", "--durations=5", "--timeout=900", *words]
         code, said = self.run(*argv, timeout=timeout)
         print(said)
         assert code == 0, said[-6000:]
