@@ -53,8 +53,8 @@ def run_suite(name: str, result: Result, *, full: bool, extra: list[str], timeou
         env = {**venv_env(), **_wanted(full)}
         finished = run(words, root=suite.machine, env=env, check=False, timeout=timeout)
     count_junit(result, report, finished.returncode)
-    if name == "crash" and full and "-k" not in extra and not result.failures:
-        crash_matrix.write()
+    if name in crash_matrix.PARTS and full and "-k" not in extra and not result.failures:
+        crash_matrix.write(name)
 
 
 def run_molecule(result: Result, *, full: bool, extra: list[str], timeout: float) -> None:

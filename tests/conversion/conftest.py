@@ -16,6 +16,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from crash.tally import Tally
 
 from .bed import Bed
 
@@ -34,6 +35,15 @@ def libvirtd() -> Iterator[libvirt.virConnect]:
     connection = libvirt.open("qemu:///system")
     yield connection
     connection.close()
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
+    """To be told of every kill after which a conversion came to its end."""
+    counted = Tally()
+    yield counted
+    if not request.session.testsfailed:
+        counted.keep(REPOSITORY / ".work" / "results" / "kills-conversion.json")
 
 
 @pytest.fixture

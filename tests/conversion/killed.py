@@ -122,6 +122,7 @@ def stands(params: Mapping[str, Any]) -> tuple[set[str], set[str], set[Place]]:
     )
 
 
+TASKS = {"converted": "convert", "rolled_back": "roll a conversion back", "finalized": "finalize a conversion"}
 JOURNALED: Mapping[str, set[str]] = {"converted": {"converted"}, "rolled_back": set(), "finalized": set()}
 """What the journal says of all instances after each task, where all disks are volumes of the pool."""
 
@@ -156,8 +157,9 @@ WAYS = (
 """What is killed, and what is done then ("" for a first task that nobody kills): from old to old, or to the end."""
 
 
-def killed_at_every_step(host: Host, stride: int) -> None:
-    """Kill every task at every place, and come to the end of it, or go back. Prints how many kills each had."""
+def killed_at_every_step(host: Host, stride: int) -> Counter[str]:
+    """Kill every task at every place, and come to the end of it, or go back. Prints how many kills each had, and gives
+    them by task as ``docs/crash-matrix.md`` calls it."""
     steps = [step for way in WAYS for step in way]
     kills = Counter[tuple[str, str]]()
     number, died = 1, True
@@ -176,3 +178,7 @@ def killed_at_every_step(host: Host, stride: int) -> None:
     each = "; ".join(f"{state}, then {then}: {count}" for (state, then), count in kills.items() if then)
     print(f"\nconversion: pool {host.params['pool']}: {kills.total()} kills, each came to its end ({each})")
     assert all(kills[step] for step in steps if step[1]), "a task was never killed"
+    by_task = Counter[str]()
+    for (state, _then), count in kills.items():
+        by_task[TASKS[state]] += count
+    return by_task

@@ -20,9 +20,10 @@ from typing import Any
 
 import libvirt
 import pytest
+from crash.tally import Tally
 
 from .bed import MIB, Bed, by_role
-from .killed import killed, stands
+from .killed import TASKS, killed, stands
 
 FULL = os.environ.get("VIRT_STORAGE_FULL") == "1"
 STRIDE = {"before": 1 if FULL else 2, "call": 1 if FULL else 11}
@@ -34,8 +35,8 @@ class Stage:
     """A host that is put back to its old layout for each kill: two overlays on one base, one on a qcow2 base that
     has to be copied, and a raw disk; one of the instances has a guest."""
 
-    def __init__(self, bed: Bed, guest: Callable[..., Any]) -> None:
-        self.bed = bed
+    def __init__(self, bed: Bed, guest: Callable[..., Any], tally: Tally) -> None:
+        self.bed, self.tally = bed, tally
         one, two = bed.instance(1), bed.instance(2, bed.instances / "_base" / ("a" * 40))
         config = bed.raw(one / "disk.config", MIB, 5)
         base = bed.instances / "_base" / ("c" * 40)
@@ -69,7 +70,9 @@ class Stage:
     def kill(self, state: str, where: str, number: int) -> int:
         """Have the task killed; the number of places there are where it came to its end, 0 where it was killed."""
         places = killed(where, number, STRIDE[where], {**self.params, "state": state})
-        self.kills += not places
+        if not places:
+            self.kills += 1
+            self.tally.add("file", TASKS[state], where)
         return places
 
     def old(self) -> None:
@@ -93,9 +96,9 @@ class Stage:
 
 
 @pytest.fixture
-def stage(bed: Bed) -> Iterator[Stage]:
+def stage(bed: Bed, tally: Tally) -> Iterator[Stage]:
     with contextlib.ExitStack() as stack:
-        made = Stage(bed, lambda *disks: stack.enter_context(bed.guest(*disks)))
+        made = Stage(bed, lambda *disks: stack.enter_context(bed.guest(*disks)), tally)
         yield made
         print(f"\nconversion: killed at {made.kills} points, all converged and all went back")
 

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from crash.tally import Tally
 from lvm.conftest import LvmMachine, lvm_machine
 
 from .conftest import RELEASES, install, python_of
@@ -50,7 +51,9 @@ def send(machine: LvmMachine, version: str) -> None:
 
 
 @pytest.mark.timeout(LIMIT + 600)
-def test_inside(lvm_machine: LvmMachine) -> None:
+def test_inside(lvm_machine: LvmMachine, tally: Tally) -> None:
     for version in RELEASES:
         send(lvm_machine, version)
     lvm_machine.passes("tests/conversion/inside/test_volumes.py", "-s", timeout=LIMIT)
+    for backend, task, where, kills in lvm_machine.counted():
+        tally.add(backend, task, where, kills)

@@ -15,6 +15,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from crash.tally import Tally
 from integration.ceph_site import Cluster, administered, ceph, of_glance
 from integration.conftest import Modules
 
@@ -176,7 +177,7 @@ def test_there_and_back_and_there_for_good(disks: NovaPool) -> None:
 
 @pytest.mark.parametrize("release", ["31.3.1"], indirect=True)
 @pytest.mark.usefixtures("short_lease")
-def test_killed(disks: NovaPool) -> None:
+def test_killed(disks: NovaPool, tally: Tally) -> None:
     before, used = disks.contents(), disks.used()
 
     def unharmed() -> None:
@@ -187,7 +188,8 @@ def test_killed(disks: NovaPool) -> None:
         Modules()("disk_metadata", pool=disks.name, state="absent", disks=names)
 
     wanted = {(instance, role) for instance, role, _size in WANTED}
-    killed_at_every_step(Host(disks.params, wanted, unharmed, forgotten), 1 if FULL else 4)
+    for name, kills in killed_at_every_step(Host(disks.params, wanted, unharmed, forgotten), 1 if FULL else 4).items():
+        tally.add("rbd", name, "before", kills)
 
 
 @pytest.mark.parametrize("release", ["31.3.1"], indirect=True)

@@ -23,7 +23,7 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     counted = Tally()
     yield counted
     if not request.session.testsfailed:
-        counted.keep(FOLDER / "kills.json")
+        counted.keep(FOLDER / "kills-crash.json")
         backends: Counter[str] = Counter()
         for (backend, _task, _where), kills in counted.kills.items():
             backends[backend] += kills

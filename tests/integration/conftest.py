@@ -4,19 +4,23 @@
 
 """What integration tests share: the modules, run for real, against the libvirtd of this machine.
 
-``task`` runs a module as its own program, as Ansible does on a host, but without a controller: a third of a second
-each. ``four`` is the order that every option and state is put through: check, run, check, run. ``play`` goes the
-whole way through ``ansible-playbook`` and shows that what is shipped to a host is complete.
+``task`` runs a module in a process of its own, as on a host, but without a controller, and forked from one that has it
+imported (``tests/run_modules.py``); ``task.start`` starts it as a program. ``four`` is the order that every option and
+state is put through: check, run, check, run. ``play`` goes the whole way through ``ansible-playbook`` and shows that
+what is shipped to a host is complete.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -69,6 +73,8 @@ class Modules:
 
     def __call__(self, module: str, check: bool = False, **params: Any) -> Result:
         """The result of ``module`` with ``params``; raises `ModuleFailed` when it fails."""
+        if self == Modules():
+            return self.read(module, *forked(module, {"_ansible_check_mode": check, "_ansible_diff": True, **params}))
         finished = self.start(module, check, **params)
         try:
             out, err = finished.communicate(timeout=LIMIT)
@@ -125,6 +131,44 @@ class Modules:
             assert again["changed"] is False
             assert again["diff"]["before"] == again["diff"]["after"] == {}
         return results
+
+
+IDLE: list[subprocess.Popen[str]] = []
+"""Processes of ``run_modules.py`` that wait for a call: as many as were ever wanted at once."""
+
+
+def forked(module: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    """What a module printed on its two streams."""
+    process = IDLE.pop() if IDLE else runner()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    call = {"module": module, "arguments": arguments, "environment": {**os.environ, "PYTHONPATH": str(TREE)}}
+    limit = threading.Timer(LIMIT, os.killpg, (process.pid, signal.SIGKILL))
+    limit.start()
+    try:
+        process.stdin.write(json.dumps(call) + "\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    finally:
+        limit.cancel()
+    assert line, f"{module} took longer than {LIMIT} s, or ended what it was forked from"
+    IDLE.append(process)
+    told = json.loads(line)
+    return told["out"], told["err"]
+
+
+def runner() -> subprocess.Popen[str]:
+    """One more process to fork modules from, in a group of its own. It ends with this one."""
+    process = subprocess.Popen(
+        [sys.executable, COLLECTION / "tests" / "run_modules.py"],
+        env={**os.environ, "PYTHONPATH": str(TREE)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    atexit.register(process.communicate)
+    return process
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,6 +48,11 @@ class LvmMachine:
         code, said = self.run(*argv, timeout=timeout)
         print(said)
         assert code == 0, said[-6000:]
+
+    def counted(self) -> list[list[Any]]:
+        """What the tests that have just passed there counted of kills."""
+        told: list[list[Any]] = json.loads(self.machine.ssh(f"cat {self.place}/.work/results/kills.json").stdout)
+        return told
 
 
 @pytest.fixture(scope="session")

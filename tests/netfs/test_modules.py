@@ -43,9 +43,11 @@ class Modules:
 
     def __call__(self, module: str, check: bool = False, **options: Any) -> Result:
         """The module's result, whether it failed or not."""
-        write_line(self.runner, json.dumps({"module": module, "check": check, "options": options}))
-        result: Result = json.loads(read_line(self.runner, LIMIT))
-        assert "Traceback" not in str(result.get("msg")), result["msg"]
+        arguments = {"_ansible_check_mode": check, "_ansible_diff": True, **options}
+        write_line(self.runner, json.dumps({"module": module, "arguments": arguments}))
+        told = json.loads(read_line(self.runner, LIMIT))
+        assert "Traceback" not in told["err"], told["err"]
+        result: Result = json.loads(told["out"])
         return result
 
     def done(self, module: str, check: bool = False, **options: Any) -> Result:
@@ -151,12 +153,10 @@ def hosts(netfs_bed) -> Iterator[Hosts]:
         found = []
         for machine in (netfs_bed.one, netfs_bed.two):
             machine.send_tree()
-            command = "exec env PYTHONPATH=/opt/tree python3 {}/tests/netfs/run_modules.py"
+            command = "exec env PYTHONPATH=/opt/tree python3 {}/tests/run_modules.py"
             runner = machine.spawn(command.format("/opt/tree/ansible_collections/virt/storage"))
             found.append(Modules(machine, runners.enter_context(runner)))
             runners.callback(runner.stdin.close)
-        for modules in found:
-            assert read_line(modules.runner, LIMIT) == "ready"
         yield Hosts(*found)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from conversion.killed import Host, Place, killed_at_every_step
+from crash.tally import Tally
 
 from ansible_collections.virt.storage.plugins.module_utils._tasks import (
     disk_info,
@@ -196,4 +197,8 @@ def test_killed() -> None:
     def unharmed() -> None:
         assert stand() == before
 
-    killed_at_every_step(Host(PARAMS, set(WANTED), unharmed, lambda: forgotten(WANTED)), 1 if FULL else 7)
+    host = Host(PARAMS, set(WANTED), unharmed, lambda: forgotten(WANTED))
+    tally = Tally()
+    for name, kills in killed_at_every_step(host, 1 if FULL else 7).items():
+        tally.add("lvm thick", name, "before", kills)
+    tally.keep(Path(".work/results/kills.json"))

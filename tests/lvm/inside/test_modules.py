@@ -6,13 +6,11 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import MOUNTS
 from ansible_collections.virt.storage.tests.integration import pool_cases
-from ansible_collections.virt.storage.tests.integration.conftest import COLLECTION, Modules, Result
+from ansible_collections.virt.storage.tests.integration.conftest import Modules, Result
 from ansible_collections.virt.storage.tests.integration.pool_cases import MIB, WEB1, PoolSite, entry, name_of
 from ansible_collections.virt.storage.tests.unit.ground.webserver import WebServer
 
@@ -33,22 +31,6 @@ OURS = {"virt-storage-records", "virt-storage-pool"}
 
 def program(*argv: str, check: bool = True) -> str:
     return subprocess.run(argv, check=check, capture_output=True, text=True, timeout=300).stdout
-
-
-@dataclass
-class Loaded(Modules):
-    """Modules that were imported once for all: in an emulated machine that takes longer than to run them."""
-
-    runner: subprocess.Popen[str] = field(kw_only=True)
-
-    def __call__(self, module: str, check: bool = False, **params: Any) -> Result:
-        """See Modules."""
-        stdin, stdout = self.runner.stdin, self.runner.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(json.dumps({"module": module, "check": check, "options": params}) + "\n")
-        stdin.flush()
-        return self.read(module, stdout.readline(), "")
 
 
 @dataclass
@@ -99,18 +81,12 @@ def ground() -> None:
 
 
 @pytest.fixture(scope="module")
-def task() -> Iterator[Loaded]:
-    words = [sys.executable, str(COLLECTION / "tests" / "netfs" / "run_modules.py")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
-        assert runner.stdout is not None
-        assert runner.stdout.readline() == "ready\n"
-        yield Loaded(runner=runner)
-        assert runner.stdin is not None
-        runner.stdin.close()
+def task() -> Modules:
+    return Modules()
 
 
 @pytest.fixture(scope="module", params=["thin", "thick"])
-def made(request: pytest.FixtureRequest, task: Loaded, tmp_path_factory: Any) -> Iterator[LvmSite]:
+def made(request: pytest.FixtureRequest, task: Modules, tmp_path_factory: Any) -> Iterator[LvmSite]:
     wiped()
     wanted = {"group": GROUP, "devices": [DEVICE], "thin": request.param == "thin"}
     task("libvirt_pool", name=GROUP, type="logical", logical=wanted)
