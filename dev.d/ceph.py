@@ -161,6 +161,13 @@ def monitor() -> str:
     return next(line.split("v2:")[1] for line in CONF.read_text("utf-8").split("\n") if line.startswith("mon host"))
 
 
+def ports() -> list[int]:
+    """The ports that clients need."""
+    named = [*ceph("mon", "dump")["mons"], *ceph("osd", "dump")["osds"]]
+    vectors = [each["public_addrs"]["addrvec"] for each in named] + [ceph("mgr", "dump")["active_addrs"]["addrvec"]]
+    return sorted({int(each["addr"].rpartition(":")[2]) for vector in vectors for each in vector})
+
+
 def keyring(user: str) -> Path:
     """The file with a client's key; ``user`` is without ``client.``."""
     return FOLDER / f"client.{user}.keyring"

@@ -196,6 +196,18 @@ class Machine:
             raise Trouble(f"{self.name}: {command} was refused: {answer['error']['desc']}")
         return answer["return"]
 
+    @contextlib.contextmanager
+    def reaching(self, ports: Sequence[int]) -> Iterator[None]:
+        """For the time of a block, these ports of the host's loopback stand on the machine's own."""
+        self.ssh("true")  # over the connection that is kept, and carries them
+        forward = [word for port in ports for word in ("-R", f"127.0.0.1:{port}:127.0.0.1:{port}")]
+        control = ["ssh", "-F", self.ssh_config, *forward, "-O"]
+        run([*control, "forward", self.name], capture=True, timeout=60)
+        try:
+            yield
+        finally:
+            run([*control, "cancel", self.name], check=False, capture=True, timeout=60)
+
     # ---- disturbing it
 
     @contextlib.contextmanager

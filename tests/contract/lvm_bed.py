@@ -100,7 +100,7 @@ def wiped() -> None:
     """No group, whatever an earlier run left."""
     unmount(GROUP, Runner())
     if GROUP in program("vgs", "--noheadings", "-o", "vg_name").split():
-        program("vgremove", "-y", "-ff", GROUP)
+        program("vgchange", "-q", "-an", GROUP)
     program("wipefs", "-q", "--all", DISK)
 
 

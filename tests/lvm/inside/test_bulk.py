@@ -6,24 +6,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from contract.beds import MIB, POOL, program
 from contract.lvm_bed import GROUP, LvmBed
 from contract.test_volumes import DATA, filled, recorded
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_thin import ThinVolumes
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner, Running
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner, Running
 from ansible_collections.virt.storage.plugins.module_utils._ground.contents import Literal
 
 CLONES = 12
-LIMITS = Limits(wall_seconds=3000, address_space=None)
-MANY = 2000 if os.environ.get("VIRT_STORAGE_FULL") == "1" else 200
 
 
 class Counting(Runner):
@@ -60,21 +56,3 @@ def test_a_batch_starts_lvm_three_times(thin: LvmBed) -> None:
         program("lvremove", "-y", *names)
         assert all(thin.do_all([thin.volumes.remove(disk) for disk in disks]))
     print(f"{CLONES} clones: a loop {min(theirs):.1f} s, at once {min(ours):.1f} s ({theirs}, {ours})")
-
-
-@pytest.mark.timeout(3600)
-def test_a_listing_of_many_volumes_is_linear(thin: LvmBed) -> None:
-    """Volumes that are recorded by nobody and not active, which is how most stand in a large group."""
-    seconds = {}
-    for total in (MANY // 10, MANY):
-        start = len(thin.do(thin.volumes.inventory()))
-        script = "\n".join(
-            f"lvcreate -An -y -an -kn --type thin -V 1m --thinpool virt-storage-pool -n m{number} {GROUP}"
-            for number in range(start, total)
-        )
-        Runner().run(["lvm"], limits=LIMITS, input=script + "\n", ok=range(256))
-        began = time.monotonic()
-        assert len(thin.do(thin.volumes.inventory())) == total
-        seconds[total] = time.monotonic() - began
-    print(f"listing: {seconds}; metadata of the group: {program('vgs', '--noheadings', '-o', 'vg_mda_free', GROUP)}")
-    assert seconds[MANY] < 10 * seconds[MANY // 10] + 2
