@@ -98,6 +98,8 @@ class Lived:
 
     killed: bool
     frozen: bool = False
+    hung: bool = False
+    """Whether it waited for something that never came, until ``WALL`` seconds were over."""
     struck: bool = False
     """Whether something befell it; who died or was frozen does not tell."""
     acknowledged: bool = False
@@ -141,19 +143,21 @@ def run(
     with os.fdopen(reading, encoding="utf-8") as pipe:
         told = [json.loads(line) for line in pipe]
     _pid, status = os.waitpid(pid, 0)
-    lived = Lived(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, frozen)
+    ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+    lived = Lived(ended_by == signal.SIGKILL, frozen, ended_by == signal.SIGALRM)
     for key, value in told:
         if isinstance(getattr(lived, key), list):
             getattr(lived, key).append(value)
         else:
             setattr(lived, key, value)
-    assert lived.killed or os.waitstatus_to_exitcode(status) == 0, f"the child failed: {lived}"
+    assert lived.killed or lived.hung or os.waitstatus_to_exitcode(status) == 0, f"the child failed: {lived}"
     return lived
 
 
 def fine(lived: Lived) -> Lived:
     """A task that did what it should."""
     assert not lived.killed
+    assert not lived.hung, f"it waited for something that never came: {lived}"
     assert lived.errors == []
     assert lived.acknowledged
     return lived
@@ -166,6 +170,7 @@ def _frozen(pid: int) -> bool:
 
 
 def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str, str]) -> NoReturn:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # not pytest's, which waits until a call has come back
     signal.alarm(WALL)
 
     def tell(key: str, value: Any) -> None:
