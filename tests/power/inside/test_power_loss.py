@@ -86,7 +86,8 @@ def moments(taken: Taken) -> Iterator[tuple[str, list[Entry], bool]]:
     was acknowledged; and whether it was."""
     chance = random.Random(len(taken.entries))
     ends = [n for n in range(taken.begun, taken.acknowledged + 1) if taken.entries[n].barrier]
-    ends = sorted({*ends[chance.randrange(STRIDE) :: STRIDE], taken.acknowledged})
+    stride = max(1, min(STRIDE, len(ends) // 3))  # a short task has few
+    ends = sorted({*ends[chance.randrange(stride) :: stride], taken.acknowledged})
     for end in ends:
         told = end >= taken.acknowledged
         since = taken.entries[taken.begun : end + 1]
