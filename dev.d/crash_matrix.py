@@ -25,8 +25,8 @@ PLACES = ("before", "call", "program")
 WATCH = "watch"
 """No place: what some of the kills left."""
 RIVALS = ("same", "opposite", "reclaim")
-LOST, HUNG = "lost", "hung"
-"""No rivals: how many of the frozen said that they lost, or never came back from a call."""
+LOST = "lost"
+"""No rival: how many of the frozen said that they lost."""
 
 Rows = dict[tuple[str, str], dict[str, int]]
 
@@ -49,7 +49,7 @@ def write_freezes() -> None:
     titles = (
         "beside the same | beside the opposite | beside a reclaim | of these, said that they lost | never came back"
     )
-    _place("freezes", FREEZES, titles, (*RIVALS, LOST, HUNG), RIVALS, "freezes")
+    _place("freezes", FREEZES, titles, (*RIVALS, LOST), RIVALS, "freezes")
 
 
 def _place(name: str, counted: Path, titles: str, columns: Sequence[str], summed: Sequence[str], what: str) -> None:

@@ -8,6 +8,7 @@ snapshots as sources."""
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import secrets
@@ -70,6 +71,16 @@ ioctx.stat(sys.argv[2])
 print("there", flush=True)
 sys.stdin.readline()
 ioctx.watch(sys.argv[2], print, timeout=3)
+"""
+HAS_IT_OPEN = """
+import sys, time
+from contract.rbd_bed import RbdBed
+from ansible_collections.virt.storage.plugins.module_utils._ground import rbd_presence
+from ansible_collections.virt.storage.plugins.module_utils._records.types import Volume
+rbd_presence.SECONDS = 0.3
+with RbdBed(sys.argv[1], sys.argv[2]).parts.volumes._pool.open(Volume(sys.argv[3], "raw"), writable=True):
+    print("there", flush=True)
+    time.sleep(60)
 """
 TRIES = 40
 
@@ -388,6 +399,27 @@ def test_a_client_that_died_is_waited_for_and_named(pool: Any) -> None:
     began = time.monotonic()
     assert volumes_of(pool, 2, patience=60).remove(volume).kind == "done"
     assert time.monotonic() - began < 45, "Ceph forgets a client in half a minute"
+
+
+def test_who_has_an_image_open_that_is_removed_says_so_and_ends(pool: Any) -> None:
+    """As after a freeze in which others took it for dead. Librbd would keep some of its calls for ever."""
+    volume = pool.disk().volume
+    pool.parts.volumes.allocate(volume, MIB)
+    with opened(pool, volume.name) as image:
+        header = f"rbd_header.{image.id()}"
+    argv = [sys.executable, "-c", HAS_IT_OPEN, pool.namespace, pool.staging, volume.name]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, env=child_env()) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"there\n"
+        time.sleep(1)
+        assert client.poll() is None
+        pool.ioctx.remove_object(header)
+        said, _errors = client.communicate(timeout=30)
+    told = json.loads(said)
+    assert (client.returncode, told["failed"]) == (1, True)
+    assert volume.name in told["msg"]
+    assert "was removed while it was in use here" in told["msg"]
 
 
 def test_a_client_whose_watch_stays_is_forgotten_as_the_guide_says(pool: Any) -> None:

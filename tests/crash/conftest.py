@@ -41,8 +41,7 @@ def freezes(request: pytest.FixtureRequest) -> Iterator[Freezes]:
         say(
             request,
             f"crash: {counted.freezes} freezes beside {counted.operations} operations of others, no disk or image "
-            f"lost; {counted.lost} of the frozen said that they lost, {counted.hung} never came back from a call of "
-            "librbd, the others ended rightly",
+            f"lost; {counted.lost} of the frozen said that they lost, the others ended rightly",
         )
 
 

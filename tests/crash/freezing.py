@@ -138,10 +138,8 @@ def directly(do: Callable[..., object], *arguments: object) -> None:
 def judge(freezing: Freezing, first: Lived, rivals: Sequence[Lived], look: Look = directly) -> None:
     """See to what has become of all when the frozen one, ``first``, has gone on to its end."""
     for lived in (first, *rivals):
-        # Librbd may wait for ever when its watch was forgotten and the image is gone: docs/architecture.md.
-        assert not lived.hung or (lived is first and freezing.backend == "rbd"), f"it never came to its end: {lived}"
-        if not lived.hung:
-            sentences(lived)
+        assert not lived.hung, f"it waited for something that never came: {lived}"
+        sentences(lived)
     if freezing.rival == "same" and not rivals[0].acknowledged:
         assert all("in use" in said or "another process" in said for said in rivals[0].errors), rivals[0].errors
     finish(freezing, [clear])

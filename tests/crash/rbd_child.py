@@ -19,14 +19,14 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import rbd
 from contract.rbd_bed import ceph, connected, emptied
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts
 from ansible_collections.virt.storage.plugins.module_utils._backends.rbd import RbdVolumes
-from ansible_collections.virt.storage.plugins.module_utils._ground import rados_locks
+from ansible_collections.virt.storage.plugins.module_utils._ground import rados_locks, rbd_presence
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.digest import content_of_file
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import NotFound
@@ -48,7 +48,8 @@ FORGOTTEN = 45.0
 def parts(root: str, runner: Runner, patience: float = PATIENCE) -> Parts:
     """The pool in the namespace that belongs to the folder, as a process that begins opens it. ``patience`` is for how
     many seconds it waits for a client to go away."""
-    rados_locks.SHORTEST = 0.5
+    rados_locks.SHORTEST = rbd_presence.SECONDS = 0.5
+    rbd_presence.fail = lambda sentence: fail(runner, sentence)
     cluster = connected()
     with open(f"{root}/clients", "a", encoding="ascii") as file:
         file.write(f"{cluster._rados.get_addrs()}\n")
@@ -58,6 +59,13 @@ def parts(root: str, runner: Runner, patience: float = PATIENCE) -> Parts:
     volumes = RbdVolumes(cluster, ceph.DISKS, runner, staging, namespace, patience=patience)
     volumes.prepare()
     return Parts(records, volumes)
+
+
+def fail(runner: Runner, sentence: str) -> NoReturn:
+    """What the task would end with where librbd does not come back."""
+    assert isinstance(runner, child.Stopping)
+    runner._tell("errors", sentence)
+    os._exit(0)
 
 
 def namespace_of(root: str) -> str:

@@ -30,8 +30,7 @@ class Tally:
 
 class Freezes(Tally):
     """Freezes by backend, task, and what another process did meanwhile. ``operations`` are the tasks of all those that
-    were run while somebody stood still; ``lost`` is how many of the frozen ones said in the end that they lost, and
-    ``hung`` how many never came back from a call."""
+    were run while somebody stood still; ``lost`` is how many of the frozen ones said in the end that they lost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,18 +38,11 @@ class Freezes(Tally):
 
     @property
     def lost(self) -> int:
-        return self._of(LOST)
-
-    @property
-    def hung(self) -> int:
-        return self._of(HUNG)
+        return sum(count for (_backend, _task, where), count in self.kills.items() if where == LOST)
 
     @property
     def freezes(self) -> int:
-        return sum(self.kills.values()) - self.lost - self.hung
-
-    def _of(self, end: str) -> int:
-        return sum(count for (_backend, _task, where), count in self.kills.items() if where == end)
+        return sum(self.kills.values()) - self.lost
 
 
-LOST, HUNG = "lost", "hung"
+LOST = "lost"

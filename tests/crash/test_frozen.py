@@ -20,7 +20,7 @@ import pytest
 from .child import Freeze, Lived, run
 from .freezing import RIVALS, Freezing, Look, directly, judge
 from .scenarios import NAMES, Scenario, Sources, scenarios
-from .tally import HUNG, LOST, Freezes
+from .tally import LOST, Freezes
 from .test_crash import FULL, Stage, large, quick_stage, sources, stage  # noqa: F401
 
 KEPT, GIVEN_UP = "its locks stay", "its locks are lost"
@@ -65,8 +65,7 @@ def frozen(
     judge(freezing, first, rivals, look)
     counted.operations += len(rivals)
     counted.add(freezing.backend, freezing.name, freezing.rival)
-    counted.add(freezing.backend, freezing.name, LOST, int(not first.acknowledged and not first.hung))
-    counted.add(freezing.backend, freezing.name, HUNG, int(first.hung))
+    counted.add(freezing.backend, freezing.name, LOST, int(not first.acknowledged))
     return first
 
 

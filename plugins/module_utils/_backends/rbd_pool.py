@@ -16,6 +16,7 @@ from typing import Any
 from .._ground.ceph import Cluster, told
 from .._ground.errors import LostMetadata, NotFound
 from .._ground.libvirt_host import Use
+from .._ground.rbd_presence import Presence
 from .._records.types import Volume
 
 try:
@@ -38,6 +39,10 @@ class RbdPool:
     def ioctx(self) -> Any:
         """What librbd reaches the pool by; for any number of threads."""
         return self.cluster.ioctx(self.name, self.namespace)
+
+    @cached_property
+    def _presence(self) -> Presence:
+        return Presence(self.ioctx)
 
     @cached_property
     def clone_format(self) -> int:
@@ -82,13 +87,14 @@ class RbdPool:
     ) -> Iterator[Any]:
         """The image. Raises NotFound where there is none, and LostMetadata where it is not the one that was adopted.
 
-        Only one that is open ``writable`` is seen as used by us.
+        Only one that is open ``writable`` is seen as used by us. If that is removed all the same, this process ends.
         """
         shown = self.spec(volume.name)
         with told(f"{doing} the image {shown}"), rbd.Image(self.ioctx, volume.name, snapshot, not writable) as image:
             if volume.adopted and writable and image.id() != volume.adopted:
                 raise LostMetadata(f"The image {shown} is not the one that was adopted: bring that one back.")
-            yield image
+            with self._presence.of(image, shown) if writable else contextlib.nullcontext():
+                yield image
 
     def users(self, volume: Volume, guests: Iterable[Use]) -> tuple[list[str], list[str]]:
         """The guests and the clients that use the image, or a clone of it. A saved guest has no client."""
