@@ -45,6 +45,8 @@ class Freezing:
     scenario: Scenario
     rival: str
     sources: Sources
+    settle: Callable[[str], None] = lambda root: None
+    """Waits until nothing is held by somebody dead."""
 
     @property
     def takes(self) -> bool:
@@ -140,6 +142,8 @@ def judge(freezing: Freezing, first: Lived, rivals: Sequence[Lived], look: Look 
     for lived in (first, *rivals):
         assert not lived.hung, f"it waited for something that never came: {lived}"
         sentences(lived)
+    if not first.acknowledged:
+        look(freezing.settle, freezing.root)
     if freezing.rival == "same" and not rivals[0].acknowledged:
         assert all("in use" in said or "another process" in said for said in rivals[0].errors), rivals[0].errors
     finish(freezing, [clear])

@@ -90,7 +90,8 @@ def test_frozen_anywhere_nothing_is_lost(
 ) -> None:
     bench, scenario = Bench(stage), scenarios_of(stage, sources)[name]
     for number, (rival, fate) in [(place, way)] if way else every(name, where):
-        freezing = Freezing(stage.root, "rbd", name, scenario, rival, sources)
+        # Who was ended because librbd would not come back is dead work like any other.
+        freezing = Freezing(stage.root, "rbd", name, scenario, rival, sources, rbd_child.wait_until_forgotten)
         lose = bench.block if fate == BLOCKED else bench.nothing
         try:
             first = frozen(bench, freezing, Freeze(where, number), freezes, lose, in_child)
