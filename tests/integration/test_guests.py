@@ -196,7 +196,8 @@ class Tracer:
         process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
         assert process.stderr is not None
         try:
-            assert "attached" in process.stderr.readline()
+            for _pid in pids:
+                assert "attached" in process.stderr.readline()
             yield
         finally:
             process.send_signal(signal.SIGINT)
