@@ -32,7 +32,7 @@ from .child import Befalls, Freeze, Lived, fine, run
 from .freezing import sentences
 from .pool_state import check
 from .scenarios import MIB, NAMES, Sources, clear, scenarios
-from .test_crash import FULL, Stage, converge, sources  # noqa: F401
+from .test_crash import FULL, Stage, converge, sources  # noqa: F401  # pylint: disable=unused-import
 
 FAULTS = ("full", "shut down", "one error")
 TRIED = tuple(itertools.product(NAMES, FAULTS)) if FULL else tuple(zip(NAMES, itertools.cycle(FAULTS)))

@@ -21,7 +21,7 @@ from .child import Freeze, Lived, run
 from .freezing import RIVALS, Freezing, Look, directly, judge
 from .scenarios import NAMES, Scenario, Sources, scenarios
 from .tally import LOST, Freezes
-from .test_crash import FULL, Stage, large, quick_stage, sources, stage  # noqa: F401
+from .test_crash import FULL, Stage, large, quick_stage, sources, stage  # noqa: F401  # pylint: disable=unused-import
 
 KEPT, GIVEN_UP = "its locks stay", "its locks are lost"
 """What becomes of the locks of a process that is stopped, and of those of a host that a server took for dead."""

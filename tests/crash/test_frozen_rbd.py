@@ -26,8 +26,8 @@ from .freezing import RIVALS, Freezing  # noqa: E402
 from .rbd_child import MOMENTS, in_child  # noqa: E402
 from .scenarios import Scenario, Sources  # noqa: E402
 from .tally import Freezes  # noqa: E402
-from .test_crash import FULL, sources  # noqa: E402, F401
-from .test_crash_rbd import NAMES, Stage, cluster, scenarios_of, stage  # noqa: E402, F401
+from .test_crash import FULL, sources  # noqa: E402, F401  # pylint: disable=unused-import
+from .test_crash_rbd import NAMES, Stage, cluster, scenarios_of, stage  # noqa: E402, F401  # pylint: disable=unused-import
 from .test_frozen import frozen  # noqa: E402
 
 BLOCKED, STILL = "blocked", "still"

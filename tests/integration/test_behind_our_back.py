@@ -21,8 +21,8 @@ import libvirt
 import pytest
 
 from .conftest import ModuleFailed, Modules, Place, Result, undefine
-from .test_cached_image import DISK, data, image, web  # noqa: F401
-from .test_guests import own, running  # noqa: F401
+from .test_cached_image import DISK, data, image, web  # noqa: F401  # pylint: disable=unused-import
+from .test_guests import own, running  # noqa: F401  # pylint: disable=unused-import
 from .test_instance_disk import CONTENT, MIB, SIZE, Store, content, open_store
 from .test_migrating import MOUNTS, OWN, reached
 

@@ -30,10 +30,9 @@ from .rbd_pool import SNAPSHOT, RbdPool, is_sealed, watchers
 from .rbd_removal import LOOKS, refuse_bound
 
 try:
-    import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
     import rbd  # type: ignore[import-not-found,import-untyped,unused-ignore]
 except ImportError:
-    rados = rbd = None
+    rbd = None
 
 R = TypeVar("R")
 

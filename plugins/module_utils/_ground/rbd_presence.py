@@ -34,7 +34,7 @@ SECONDS = 10.0
 
 def fail(sentence: str) -> None:
     """End this process as a module that fails, although one of its threads cannot be waited for."""
-    print(json.dumps({"failed": True, "msg": sentence}))
+    sys.stdout.write(json.dumps({"failed": True, "msg": sentence}) + "\n")
     sys.stdout.flush()
     os._exit(1)
 
