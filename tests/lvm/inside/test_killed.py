@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import work
 from contract.beds import program
 from contract.lvm_bed import GROUP, LvmBed, emptied, fresh_bed, grouped
 from crash import child, pool_state
+from crash import scenarios as tasks
 from crash.child import Kill, Lived, fine, run
 from crash.scenarios import CONFIG, MIB, NAMES, DiskWish, Scenario, Sources, Task, clear, disks, scenarios
 from crash.tally import Tally
@@ -152,6 +154,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "LEASE", work.LEASE)
     monkeypatch.setattr(child, "BEAT", work.LEASE / 10)
     monkeypatch.setattr(child, "WALL", 300)
+    monkeypatch.setattr(tasks, "BOUNDS", replace(tasks.BOUNDS, timeout=600))  # it is slow, and may share its host
     monkeypatch.setattr(pool_state, "_reads_as", reads_as)
 
 
