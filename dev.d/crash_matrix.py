@@ -46,9 +46,7 @@ def write_kills(part: str) -> None:
 
 def write_freezes() -> None:
     """The rows of the freezes."""
-    titles = (
-        "beside the same | beside the opposite | beside a reclaim | of these, said that they lost | never came back"
-    )
+    titles = "beside the same | beside the opposite | beside a reclaim | of these, said that they lost"
     _place("freezes", FREEZES, titles, (*RIVALS, LOST), RIVALS, "freezes")
 
 
@@ -68,7 +66,7 @@ def _read(table: str, columns: Sequence[str]) -> Rows:
     lines = (line.strip("|\n").split("|") for line in table.splitlines() if line.startswith("| "))
     cells = ([cell.strip() for cell in line] for line in lines)
     return {
-        (backend, task): dict.fromkeys(columns, 0) | {column: int(count or 0) for column, count in zip(columns, counts)}
+        (backend, task): {column: int(count or 0) for column, count in zip(columns, counts)}
         for backend, task, *counts in cells
         if backend not in ("backend", "all")
     }
@@ -84,7 +82,7 @@ def _rows(counted: Sequence[tuple[str, str, str, int]], columns: Sequence[str]) 
 
 def _table(rows: Rows, titles: str, columns: Sequence[str], total: str) -> str:
     """The rows as Markdown, and their sums."""
-    lines = ["", f"| backend | task | {titles} |", "|---|---|" + "---:|" * len(columns)]
+    lines = ["", f"| backend | task | {titles} |", "|---|---|---:|---:|---:|---:|"]
     for (backend, task), counts in sorted(rows.items()):
         lines.append(f"| {backend} | {task} | {' | '.join(str(counts[column] or '') for column in columns)} |")
     sums = [sum(counts[column] for counts in rows.values()) for column in columns]

@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 try:
@@ -29,7 +29,7 @@ except ImportError:
     rados = None
 
 SECONDS = 10.0
-"""How long it takes at most, beyond as much again that a call is given to come back by itself."""
+"""Between two looks. An image that is missing at two of them is not one that is just being closed."""
 
 
 def fail(sentence: str) -> None:
@@ -40,12 +40,10 @@ def fail(sentence: str) -> None:
 
 
 class Presence:
-    """Watches over the images that this process has open for writing, through an open ``rados.Ioctx``. ``end`` is given
-    the sentence to end with."""
+    """Watches over the images that this process has open for writing, through an open ``rados.Ioctx``."""
 
-    def __init__(self, ioctx: Any, seconds: float | None = None, end: Callable[[str], None] | None = None) -> None:
-        self._ioctx, self._end = ioctx, end or fail
-        self._seconds = SECONDS if seconds is None else seconds
+    def __init__(self, ioctx: Any) -> None:
+        self._ioctx = ioctx
         self._changing = threading.Lock()
         self._open: dict[tuple[str, int], str] = {}
         self._missing: set[tuple[str, int]] = set()
@@ -68,7 +66,7 @@ class Presence:
 
     def _live(self) -> None:
         while True:
-            time.sleep(self._seconds)
+            time.sleep(SECONDS)
             with self._changing:  # so no connection is closed meanwhile
                 if not self._open:
                     self._thread = None
@@ -76,10 +74,9 @@ class Presence:
                 self._look()
 
     def _look(self) -> None:
-        """An image that is missing for the second time is not one that is just being closed."""
         missing = {key for key in self._open if self._is_missing(key[0])}
         for key in missing & self._missing:
-            self._end(
+            fail(
                 f"The image {self._open[key]} was removed while it was in use here: this host stood still for so long "
                 "that it was taken for dead. Run the task again."
             )
