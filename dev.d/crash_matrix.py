@@ -19,7 +19,7 @@ from results import FOLDER
 PAGE = ROOT / "docs" / "crash-matrix.md"
 PARTS = ("crash", "lvm", "conversion")
 """Those that kill."""
-FREEZES = FOLDER / "freezes.json"
+FREEZING = ("crash", "lvm")
 BEGIN, END = "<!-- {}: written by ./dev test PART --full -->\n", "<!-- up to here -->\n"
 PLACES = ("before", "call", "program")
 WATCH = "watch"
@@ -34,8 +34,8 @@ Rows = dict[tuple[str, str], dict[str, int]]
 def write(part: str) -> None:
     """Bring the page up to date with the run of a part that has just passed."""
     write_kills(part)
-    if part == "crash":
-        write_freezes()
+    if part in FREEZING:
+        write_freezes(part)
 
 
 def write_kills(part: str) -> None:
@@ -44,10 +44,10 @@ def write_kills(part: str) -> None:
     _place("kills", FOLDER / f"kills-{part}.json", titles, (*PLACES, WATCH), PLACES, "kill points")
 
 
-def write_freezes() -> None:
-    """The rows of the freezes."""
+def write_freezes(part: str) -> None:
+    """The rows of the freezes that a part counted."""
     titles = "beside the same | beside the opposite | beside a reclaim | of these, said that they lost"
-    _place("freezes", FREEZES, titles, (*RIVALS, LOST), RIVALS, "freezes")
+    _place("freezes", FOLDER / f"freezes-{part}.json", titles, (*RIVALS, LOST), RIVALS, "freezes")
 
 
 def _place(name: str, counted: Path, titles: str, columns: Sequence[str], summed: Sequence[str], what: str) -> None:

@@ -80,12 +80,12 @@ def grouped(kind: str) -> Group:
 
 
 @contextmanager
-def prepared(place: Path) -> Iterator[Path]:
-    """The group, for the time of a block."""
-    if not os.path.exists(DISK):
-        raise RuntimeError(f"there is no {DISK}: these tests run in a machine, by ./dev test lvm")
-    wiped()
-    program("vgcreate", "-y", "--metadatasize", "16m", "-s", "1m", GROUP, DISK)
+def prepared(place: Path, disk: str = DISK) -> Iterator[Path]:
+    """The group on ``disk``, for the time of a block."""
+    if not os.path.exists(disk):
+        raise RuntimeError(f"there is no {disk}: these tests run in a machine, by ./dev test lvm")
+    wiped(disk)
+    program("vgcreate", "-y", "--metadatasize", "16m", "-s", "1m", GROUP, disk)
     lvm = Lvm(Runner())
     pool = make_thin_pool(lvm, find_group(lvm, GROUP), 5 * GIB)
     # With nothing in it that is active, a pool stops with each test and starts with the next, which takes seconds.
@@ -93,15 +93,15 @@ def prepared(place: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        wiped()
+        wiped(disk)
 
 
-def wiped() -> None:
+def wiped(disk: str) -> None:
     """No group, whatever an earlier run left."""
     unmount(GROUP, Runner())
     if GROUP in program("vgs", "--noheadings", "-o", "vg_name").split():
         program("vgchange", "-q", "-an", GROUP)
-    program("wipefs", "-q", "--all", DISK)
+    program("wipefs", "-q", "--all", disk)
 
 
 @contextmanager

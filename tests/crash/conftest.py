@@ -37,12 +37,8 @@ def freezes(request: pytest.FixtureRequest) -> Iterator[Freezes]:
     counted = Freezes()
     yield counted
     if not request.session.testsfailed:
-        counted.keep(FOLDER / "freezes.json")
-        say(
-            request,
-            f"crash: {counted.freezes} freezes beside {counted.operations} operations of others, no disk or image "
-            f"lost; {counted.lost} of the frozen said that they lost, the others ended rightly",
-        )
+        counted.keep(FOLDER / "freezes-crash.json")
+        say(request, f"crash: {counted.told}")
 
 
 def say(request: pytest.FixtureRequest, line: str) -> None:

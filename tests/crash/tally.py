@@ -41,8 +41,12 @@ class Freezes(Tally):
         return sum(count for (_backend, _task, where), count in self.kills.items() if where == LOST)
 
     @property
-    def freezes(self) -> int:
-        return sum(self.kills.values()) - self.lost
+    def told(self) -> str:
+        """All of it in a sentence."""
+        return (
+            f"{sum(self.kills.values()) - self.lost} freezes beside {self.operations} operations of others, no disk or "
+            f"image lost; {self.lost} of the frozen said that they lost, the others ended rightly"
+        )
 
 
 LOST = "lost"

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -17,11 +16,14 @@ from .conftest import REPO, LvmMachine
 INSIDE = Path(__file__).parent / "inside"
 LIMIT = 5 * 3600 if os.environ.get("VIRT_STORAGE_FULL") == "1" else 3500
 """Seconds: the long form kills at every program."""
+COUNTED = {"test_killed.py": "kills", "test_frozen.py": "freezes"}
+"""Files whose counts go into docs/crash-matrix.md."""
 
 
 @pytest.mark.timeout(LIMIT + 100)
 @pytest.mark.parametrize("name", sorted(path.name for path in INSIDE.glob("test_*.py")))
 def test_inside(lvm_machine: LvmMachine, name: str) -> None:
     lvm_machine.passes(f"tests/lvm/inside/{name}", timeout=LIMIT)
-    if name == "test_killed.py":
-        (REPO / ".work" / "results" / "kills-lvm.json").write_text(json.dumps(lvm_machine.counted()), encoding="utf-8")
+    if name in COUNTED:
+        told = lvm_machine.results(COUNTED[name])
+        (REPO / ".work" / "results" / f"{COUNTED[name]}-lvm.json").write_text(told, encoding="utf-8")

@@ -65,6 +65,7 @@ class LvmLook:
         self._lvm = Lvm(runner)
         self._runner, self._inherit, self._host, self._beat = runner, inherit, host, beat
         self._up = "-aey" if group.shared else "-ay"
+        self._named: dict[str, str] = {}
 
     # Telling
 
@@ -73,11 +74,10 @@ class LvmLook:
         return self.CAPABILITIES
 
     def location(self, volume: Volume) -> Location:
-        """See Backend."""
-        name = lv_name(volume.name, self.group.name)
-        if volume.adopted:
-            found = self._look().find(volume)
-            name = found.name if found is not None else name
+        """See Backend. An adopted volume is where the last listing saw it: nobody asks LVM once more for each disk."""
+        if volume.adopted and volume.adopted not in self._named:
+            self._look()
+        name = self._named.get(volume.adopted) or lv_name(volume.name, self.group.name)
         return Location("block", f"/dev/{self.group.name}/{name}")
 
     def name_at(self, address: str) -> str | None:
@@ -234,6 +234,7 @@ class LvmLook:
 
     def _look(self) -> Seen:
         every = self._lvm.volumes(self.group.name)
+        self._named = {lv.uuid: lv.name for lv in every}
         pool = next((lv for lv in every if lv.name == self.group.pool and lv.thin_pool), None)
         return Seen({volume_name(lv): lv for lv in every if is_volume(lv)}, pool)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from contract.lvm_bed import LvmBed, fresh_bed, prepared
+from crash.scenarios import MIB, Sources
+from group_pool import on_the_group
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,3 +41,15 @@ def thick() -> Iterator[LvmBed]:
 def bed(request: pytest.FixtureRequest) -> Iterator[LvmBed]:
     with fresh_bed(request.param) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """What images are made of, for the tasks of ``tests/crash``."""
+    return Sources(tmp_path_factory.mktemp("sources"), 8 * MIB, 2 * MIB)
+
+
+@pytest.fixture
+def on_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of ``crash`` open pools in the group."""
+    on_the_group(monkeypatch)

@@ -1,0 +1,119 @@
+# Copyright (c) 2026 The virt.storage authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What befalls a task in a volume group, other than its death: the group's disk is gone, or takes no writes, from any
+of the task's programs on; every volume that is not open is deactivated. The task ends as it was asked to or says in a
+sentence what is wrong; when that is mended, the same task again ends as it was asked to, and nothing acknowledged is
+lost.
+
+``VIRT_STORAGE_FULL=1`` does it at every program of every task, otherwise at one of several.
+"""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from contract.beds import program
+from contract.lvm_bed import DISK, GROUP, KEPT, grouped, prepared
+from crash.child import Befalls, run
+from crash.freezing import sentences
+from crash.scenarios import Sources
+from crash.test_crash import converge
+from group_pool import ALL, FULL, bench, scenarios_of
+
+from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import unmount
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
+
+LAYER = "bed-layer"
+START = 2048
+"""The sector of the disk at which the layer begins: LVM must not see the group on both."""
+STRIDE = 1 if FULL else 5
+SHORT = ("clone three", "delete, then reclaim", "flatten", "grow")
+
+
+def layered(target: str, *words: str) -> None:
+    """What is read and written from now on goes to another target of the device mapper."""
+    size = int(program("blockdev", "--getsz", DISK)) - START
+    rest = " ".join([target, *words])
+    program("dmsetup", "suspend", "--noflush", "--nolockfs", LAYER)
+    program("dmsetup", "load", LAYER, "--table", f"0 {size} {rest}")
+    program("dmsetup", "resume", LAYER)
+
+
+def well() -> None:
+    layered("linear", DISK, str(START))
+
+
+def gone() -> None:
+    layered("error")
+
+
+def takes_no_writes() -> None:
+    layered("flakey", DISK, str(START), "0", "1", "1", "error_writes")
+
+
+def deactivated() -> None:
+    """Refused for what is open, which is why it fails; all else goes."""
+    subprocess.run(["vgchange", "-q", "-an", GROUP], capture_output=True, timeout=120, check=False)
+
+
+def mended() -> None:
+    """As an operator does (docs/guides/lvm.md): all is let go and taken up again; a thin pool is checked by that."""
+    well()
+    unmount(GROUP, Runner())
+    program("vgchange", "-q", "-an", GROUP)
+    pool = f"{GROUP}/virt-storage-pool"
+    if subprocess.run(["lvchange", "-ay", pool], capture_output=True, timeout=120, check=False).returncode:
+        program("lvconvert", "-y", "--repair", pool)
+    program("lvchange", "-ay", "-K", f"{GROUP}/{KEPT}")
+    grouped.cache_clear()  # devices have other numbers
+
+
+FAULTS: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
+    "the disk is gone": (gone, mended),
+    "the disk takes no writes": (takes_no_writes, mended),
+    "volumes are deactivated": (deactivated, lambda: None),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ground() -> Iterator[None]:
+    """The group, on a layer over its disk."""
+    size = int(program("blockdev", "--getsz", DISK)) - START
+    program("dmsetup", "create", LAYER, "--table", f"0 {size} linear {DISK} {START}")
+    try:
+        with prepared(Path("/"), f"/dev/mapper/{LAYER}"):
+            yield
+    finally:
+        program("dmsetup", "remove", "--retry", LAYER)
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("on_group")
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(("kind", "name"), [each for each in ALL if FULL or each[1] in SHORT])
+def test_what_befalls_a_group_is_told_and_mended(
+    kind: str, name: str, fault: str, tmp_path: Path, sources: Sources
+) -> None:
+    befall, mend = FAULTS[fault]
+    with bench(tmp_path, kind) as pool:
+        scenario = scenarios_of(pool.root, sources)[name]
+        for number in itertools.count(1, STRIDE):
+            pool.set(scenario)
+            program("sync", "--file-system", f"/run/virt-storage/{GROUP}")
+            first = run(pool.root, scenario.act, Befalls("call", number, befall))
+            try:
+                mend()
+                assert not first.hung, "it waited for something that never came"
+                sentences(first)
+                converge(pool, scenario, first)
+            except AssertionError as error:
+                raise AssertionError(f"{fault} at program {number}: {error}; it said {first.errors}") from error
+            if not first.struck:
+                break
+    assert number > 1, "nothing befell it"
