@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import json
 import subprocess
 from pathlib import Path
 
@@ -55,5 +56,5 @@ def test_inside(lvm_machine: LvmMachine, tally: Tally) -> None:
     for version in RELEASES:
         send(lvm_machine, version)
     lvm_machine.passes("tests/conversion/inside/test_volumes.py", "-s", timeout=LIMIT)
-    for backend, task, where, kills in lvm_machine.counted():
+    for backend, task, where, kills in json.loads(lvm_machine.results("kills")):
         tally.add(backend, task, where, kills)

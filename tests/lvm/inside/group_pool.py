@@ -2,8 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The tasks of ``tests/crash`` on a pool in the group, thin or thick, and a process that does them: something befalls it
-at one of the programs that it starts.
+"""The tasks of ``tests/crash`` on a pool in the group, thin or thick, and a process that does them, to which something
+happens at one of the programs that it starts.
 
 All that changes a volume group is done by programs. The records are files, as in a folder.
 """
