@@ -30,6 +30,7 @@ from ansible_collections.virt.storage.plugins.module_utils._backends.file import
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner, Running
 from ansible_collections.virt.storage.plugins.module_utils._ground.drive import Reply, drive
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
 from ansible_collections.virt.storage.plugins.module_utils._ground.ops import Op
 from ansible_collections.virt.storage.plugins.module_utils._records.folder import OWNER, FolderStore
 
@@ -178,37 +179,44 @@ def _live(root: str, act: Act, kill: Kill | None, pipe: int, beside: Mapping[str
         _WRITE(pipe, line.encode())
 
     try:
-        runner = Stopping(kill, tell)
-        opened = parts(root, runner)
-        pool = Pool(NAME, opened.volumes.capabilities(), OWNER + secrets.token_hex(8), LEASE)
-        performer = Performer({NAME: opened, **{name: parts(path, runner) for name, path in beside.items()}})
-        count = itertools.count(1)
-
-        def perform(waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
-            reached = kill is not None and (kill.where == "before" or (kill.where == "decision" and decides(waiting)))
-            if kill is not None and reached and next(count) == kill.number:
-                kill.strike()
-            return performer(waiting)
-
-        if kill is not None and kill.where == "call":
-            _kill_at_call(kill)
-        ended = drive([attend(pool)], perform)
-        if ended[0].error is None:
-            ended = drive(act(pool), perform)
-        for each in ended:
-            if each.error is not None:
-                tell("errors", f"{type(each.error).__name__}: {each.error}")
-            elif isinstance(each.value, (Made, Cached)):
-                tell("made", str(each.value.disk if isinstance(each.value, Made) else each.value.image))
-        tell("acknowledged", all(each.error is None for each in ended))
+        _do(root, act, kill, tell, beside)
+    except StorageError as error:  # the pool cannot even be opened
+        tell("errors", f"{type(error).__name__}: {error}")
         tell("struck", bool(STRUCK))
-        for each in drive([depart(pool)], perform):
-            if each.error is not None:
-                tell("errors", f"{type(each.error).__name__}: {each.error}")
     except BaseException:  # noqa: BLE001 - whatever it is, this process must not go on as a second pytest
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
     os._exit(0)
+
+
+def _do(root: str, act: Act, kill: Kill | None, tell: Callable[[str, Any], None], beside: Mapping[str, str]) -> None:
+    runner = Stopping(kill, tell)
+    opened = parts(root, runner)
+    pool = Pool(NAME, opened.volumes.capabilities(), OWNER + secrets.token_hex(8), LEASE)
+    performer = Performer({NAME: opened, **{name: parts(path, runner) for name, path in beside.items()}})
+    count = itertools.count(1)
+
+    def perform(waiting: Mapping[int, Op[Any]]) -> Mapping[int, Reply]:
+        reached = kill is not None and (kill.where == "before" or (kill.where == "decision" and decides(waiting)))
+        if kill is not None and reached and next(count) == kill.number:
+            kill.strike()
+        return performer(waiting)
+
+    if kill is not None and kill.where == "call":
+        _kill_at_call(kill)
+    ended = drive([attend(pool)], perform)
+    if ended[0].error is None:
+        ended = drive(act(pool), perform)
+    for each in ended:
+        if each.error is not None:
+            tell("errors", f"{type(each.error).__name__}: {each.error}")
+        elif isinstance(each.value, (Made, Cached)):
+            tell("made", str(each.value.disk if isinstance(each.value, Made) else each.value.image))
+    tell("acknowledged", all(each.error is None for each in ended))
+    tell("struck", bool(STRUCK))
+    for each in drive([depart(pool)], perform):
+        if each.error is not None:
+            tell("errors", f"{type(each.error).__name__}: {each.error}")
 
 
 def decides(waiting: Mapping[int, Op[Any]]) -> bool:

@@ -106,9 +106,11 @@ def test_what_befalls_a_group_is_told_and_mended(
         for number in itertools.count(1, STRIDE):
             pool.set(scenario)
             program("sync", "--file-system", f"/run/virt-storage/{GROUP}")
-            first = run(pool.root, scenario.act, Befalls("call", number, befall))
             try:
+                first = run(pool.root, scenario.act, Befalls("call", number, befall))
+            finally:
                 mend()
+            try:
                 assert not first.hung, "it waited for something that never came"
                 sentences(first)
                 converge(pool, scenario, first)
