@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from .._ground.command import INSPECTING
-from .._ground.errors import OutOfSpace
+from .._ground.errors import OutOfSpace, StorageError
 from .._ground.lvm import LogicalVolume, failure
 from .._records.types import Volume
 from .contract import Capabilities
@@ -88,6 +88,8 @@ class ThinVolumes(LvmVolumes):
     def _check_room(self, seen: Seen) -> None:
         pool = self._pool(seen)
         check_zeroing(pool, self.group.name)
+        if pool.ailment:  # LVM would speak of free space
+            raise StorageError(pool.ailment)
         for what, used, mark in (
             ("data", pool.data_percent, DATA_WATERMARK),
             ("metadata", pool.metadata_percent, METADATA_WATERMARK),

@@ -48,7 +48,13 @@ _FULL = (
 )
 _FIELDS = (
     "lv_uuid,lv_name,lv_size,lv_layout,lv_tags,lv_permissions,lv_active,lv_device_open,lv_kernel_major,"
-    "lv_kernel_minor,lv_attr,lv_time,origin,pool_lv,data_percent,metadata_percent,lv_health_status"
+    "lv_kernel_minor,lv_attr,lv_time,origin,pool_lv,data_percent,metadata_percent,lv_health_status,"
+    "lv_check_needed"
+)
+_UNWELL = "needs check"
+_CHECK = (
+    "its disk failed it, or its metadata was full; see that there is a sound disk and room, take the pool out of use "
+    "and have LVM check it, as the guide to volume groups says"
 )
 
 
@@ -75,11 +81,22 @@ class LogicalVolume:
     """Of a thin volume, what it maps; of a thin pool, what of its data space is in use."""
     metadata_percent: float
     health: str
+    check_needed: bool
+    """Of a thin pool, whether it takes no writes any more until its metadata was checked."""
 
     @property
     def thin_pool(self) -> bool:
         """Whether it is a thin pool."""
         return {"thin", "pool"} <= self.layout
+
+    @property
+    def ailment(self) -> str:
+        """Why a thin pool takes no writes, and what helps, as a sentence; empty where it does. That it is full is not
+        among it."""
+        if not self.check_needed and self.health in ("", "out_of_data"):
+            return ""
+        what = self.health.replace("_", " ") or "check needed"
+        return f"The thin pool {self.name} takes no writes ({what}): {_CHECK}."
 
     @property
     def thick_snapshot(self) -> bool:
@@ -152,6 +169,8 @@ def in_portions(command: Sequence[str], names: Sequence[str]) -> list[list[str]]
 def failure(doing: str, said: str) -> CommandFailed | OutOfSpace:
     """What LVM ``said`` when it failed, as a member of the family."""
     said = said or "it gave no reason"
+    if _UNWELL in said:
+        return CommandFailed(f"{doing} failed: {said}: {_CHECK}.", said=said)
     if any(text in said for text in _FULL):
         return OutOfSpace(f"{doing} found no space: {said}.")
     return CommandFailed(f"{doing} failed: {said}.", said=said)
@@ -160,7 +179,9 @@ def failure(doing: str, said: str) -> CommandFailed | OutOfSpace:
 def _said(err: str) -> str:
     """The first line that tells of an error: what follows follows from it."""
     lines = [line.strip().rstrip(".") for line in err.splitlines()]
-    errors = [line for line in lines if line and not line.startswith(("WARNING", "File descriptor"))]
+    errors = [
+        line for line in lines if line and (_UNWELL in line or not line.startswith(("WARNING", "File descriptor")))
+    ]
     return errors[0][:500] if errors else ""
 
 
@@ -199,4 +220,5 @@ def _volume(row: Mapping[str, str]) -> LogicalVolume:
         data_percent=float(row["data_percent"] or 0),
         metadata_percent=float(row["metadata_percent"] or 0),
         health=row["lv_health_status"],
+        check_needed=row["lv_check_needed"] == "check needed",
     )

@@ -52,6 +52,7 @@ def lv(name: str, *tags: str, size: int = 12 * MIB, layout: str = "linear") -> L
         data_percent=0,
         metadata_percent=0,
         health="",
+        check_needed=False,
     )
 
 
