@@ -179,9 +179,8 @@ def failure(doing: str, said: str) -> CommandFailed | OutOfSpace:
 def _said(err: str) -> str:
     """The first line that tells of an error: what follows follows from it."""
     lines = [line.strip().rstrip(".") for line in err.splitlines()]
-    errors = [
-        line for line in lines if line and (_UNWELL in line or not line.startswith(("WARNING", "File descriptor")))
-    ]
+    mere = ("WARNING", "File descriptor")
+    errors = [line for line in lines if line and (_UNWELL in line or not line.startswith(mere))]
     return errors[0][:500] if errors else ""
 
 
