@@ -19,6 +19,7 @@ requirements:
   - C(lvm2) for pools of type V(logical)
   - The Python bindings of Ceph (C(python3-rados), C(python3-rbd)) for pools of type V(rbd)
 notes:
+  - It runs on the host as root (C(become)), always as the same user. Records that another user made are refused.
   - When the interpreter that Ansible chose cannot import the bindings, the module looks for one on the host that can,
     and runs there.
 """

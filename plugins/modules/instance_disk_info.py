@@ -115,7 +115,9 @@ disks:
       type: str
       sample: a qcow2 overlay costs the same whatever the size of its image
     target:
-      description: The name that the element gives the disk in the guest, which is the first one on its bus.
+      description:
+        - The name that the element gives the disk in the guest, which is the first one on its bus.
+        - M(virt.storage.instance_disk), asked for several disks of an instance in one task, counts them up.
       type: str
       sample: vda
     xml:
