@@ -76,6 +76,7 @@ class LvmVolumes(LvmLook):
     ) -> None:
         super().__init__(group, runner, inherit, host, beat)
         self._staging = Staging(staging, staging_bytes)
+        self._unfinished: set[str] = set()
 
     # What thin and thick volumes differ in
 
@@ -111,7 +112,7 @@ class LvmVolumes(LvmLook):
 
     def allocate_all(self, batch: Sequence[tuple[Volume, int]]) -> list[Outcome]:
         """Blank volumes, made in one start of LVM."""
-        seen = self._look()
+        seen = self._look_anew([volume for volume, _size in batch])
         outcomes = [ALREADY if seen.find(volume) is not None else DONE for volume, _size in batch]
         fresh = [each for each, outcome in zip(batch, outcomes) if outcome is DONE]
         if any(size <= 0 for _volume, size in fresh):
@@ -130,7 +131,7 @@ class LvmVolumes(LvmLook):
 
     def clone_all(self, batch: Sequence[tuple[Volume, Volume, int, str]]) -> list[Outcome]:
         """Clones in the default way in one start of LVM, copies one by one."""
-        seen = self._look()
+        seen = self._look_anew([volume for _image, volume, _size, _how in batch])
         outcomes = [self._fate(seen, *each) for each in batch]
         fresh = [each for each, outcome in zip(batch, outcomes) if outcome is DONE]
         if fresh:
@@ -253,21 +254,39 @@ class LvmVolumes(LvmLook):
         commands = [command for new in batch for command in new.commands]
         # Activated together, they wait for udev once; each by itself takes three times as long.
         commands += in_portions(["lvchange", self._up, "-K"], [f"{group}/{name}" for name in names])
-        changed = self._lvm.change_all(group, commands)
+        self._unfinished.update(names)
         try:
+            changed = self._lvm.change_all(group, commands)
             now = {volume_name(lv): lv for lv in changed.volumes if lv.active}
             if any(new.volume.name not in now or now[new.volume.name].size < new.size for new in batch):
                 raise failure(f"Making volumes in the group {group}", changed.said)
             yield now
         except (OSError, StorageError):
-            self._discard(names)
+            with contextlib.suppress(StorageError):
+                self._discard(names)
             raise
+        self._unfinished.difference_update(names)
 
     def _discard(self, names: Sequence[str]) -> None:
         """Remove what we were making and nobody knows yet, if it is there."""
-        standing = {lv.name for lv in self._lvm.volumes(self.group.name)} & set(names)
-        if standing:
-            self._remove([f"{self.group.name}/{name}" for name in sorted(standing)])
+        group = self.group.name
+        standing = {lv.name for lv in self._lvm.volumes(group)} & set(names)
+        left = self._remove([f"{group}/{name}" for name in sorted(standing)]) if standing else ()
+        self._unfinished -= {name for name in names if f"{group}/{name}" not in left}
+
+    def _look_anew(self, volumes: Sequence[Volume]) -> Seen:
+        """The group, without what an earlier try to make these volumes left: it would be taken for made, and may hold
+        what somebody else wrote there."""
+        stale = self._unfinished & {lv_name(volume.name, self.group.name) for volume in volumes}
+        if stale:
+            self._discard(sorted(stale))
+        left = stale & self._unfinished
+        if left:
+            raise StorageError(
+                f"The logical volume {self.group.name}/{min(left)} is half made and cannot be removed: see lvs and the "
+                "kernel's log, and run the task again."
+            )
+        return self._look()
 
     # Changing
 

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from .._ground.errors import InUse, StorageError
+from .._ground.errors import InUse, LostMetadata, StorageError
 from .plan import Action, Differences
 from .pool_xml import Definition
 from .pools import FOLDER_MODE, Found, Wish, listed
@@ -66,6 +66,8 @@ def check_group(want: Wish, have: Found, wished: Definition) -> None:
             f"The disks in volume group {wished.group} stand in its thin pool {found.thin_pool}, which was not asked "
             f"for: leave logical.thin and logical.thin_pool out, or use another group."
         )
+    if have.contents and have.contents.problem and thin_pool != found.thin_pool:
+        raise LostMetadata(have.contents.problem)  # what the group holds may be thick
     held = (*have.contents.disks, *have.contents.images) if have.contents else ()
     if held and thin_pool != found.thin_pool:
         raise InUse(

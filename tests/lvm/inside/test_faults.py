@@ -15,8 +15,9 @@ from __future__ import annotations
 import itertools
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from contract.beds import MIB, Sparse, program
@@ -26,13 +27,14 @@ from crash.child import Befalls, run
 from crash.freezing import sentences
 from crash.scenarios import Sources
 from crash.test_crash import converge
-from group_pool import ALL, FULL, bench, scenarios_of
+from group_pool import ALL, FULL, KINDS, bench, scenarios_of
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names import RECORDS
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import unmount
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
+from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Completed, Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.durable import sync_folder
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import CommandFailed, StorageError
 
 LAYER = "bed-layer"
 START = 2048
@@ -168,3 +170,41 @@ def test_records_that_take_no_writes_say_so() -> None:
                 LvmBed("thick")
         finally:
             mended()
+
+
+class KilledAtWork(Runner):
+    """What makes volumes does so once and is killed before it told; the look after that fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = self.blind = False
+
+    def run(self, argv: Sequence[str], **options: Any) -> Completed:
+        done = super().run(argv, **options)
+        if not self.made and "lvcreate" in str(options.get("input")):
+            self.made = self.blind = True
+            raise CommandFailed("lvm was killed.", rc=-9)
+        if self.blind and "lvs" in argv:
+            self.blind = False
+            raise CommandFailed("lvs failed once.", rc=5)
+        return done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_volume_that_is_half_made_is_not_taken_for_made(kind: str) -> None:
+    """It would show the next guest what the last one had there."""
+    with fresh_bed(kind) as bed:
+        earlier = recorded(bed, bed.disk("earlier"))
+        bed.do(bed.volumes.allocate(earlier, 8 * MIB))
+        Path(bed.at(earlier)[1]).write_bytes(b"secret!!" * MIB)
+        assert bed.do(bed.volumes.remove(earlier)).kind == "done"
+        killed = KilledAtWork()
+        bed.parts = Parts(bed.parts.records, KINDS[kind](grouped(kind), killed, bed.parts.records.locks.inherited))
+        bed.perform = Performer({"p": bed.parts})
+        disks = [recorded(bed, bed.disk(f"n{number}")) for number in range(2)]
+        ended = bed.do_all([bed.volumes.allocate(disk, 4 * MIB) for disk in disks])
+        assert killed.made
+        assert not killed.blind
+        assert [each.unwrap().kind for each in ended] == ["done", "done"]
+        for disk in disks:
+            assert not any(Path(bed.at(disk)[1]).read_bytes()), "what another tenant wrote"

@@ -11,7 +11,12 @@ from dataclasses import replace
 import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names import POOL
-from ansible_collections.virt.storage.plugins.module_utils._ground.errors import BadInput, InUse, StorageError
+from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
+    BadInput,
+    InUse,
+    LostMetadata,
+    StorageError,
+)
 from ansible_collections.virt.storage.plugins.module_utils._policy.pool_group import (
     FoundGroup,
     GroupWish,
@@ -76,6 +81,10 @@ def test_disks_do_not_change_from_thick_to_thin_or_from_pool_to_pool():
     held = replace(THICK, contents=Contents(images=("debian-12+9f86d081+k7d2m4q9xa3e",)))
     with pytest.raises(InUse, match="thick"):
         plan(Wish("fast", lvm=GroupWish(thin=True)), held)
+    unread = replace(THICK, contents=Contents(problem="The records cannot be read."))
+    with pytest.raises(LostMetadata, match="cannot be read"):
+        plan(Wish("fast", lvm=GroupWish(thin=True)), unread)
+    assert plan(Wish("fast", lvm=GroupWish(thin=False)), unread).changed is False
 
 
 def test_what_a_group_cannot_be_is_said():
