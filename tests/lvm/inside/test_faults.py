@@ -13,7 +13,6 @@ lost.
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_names i
 from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_records import unmount
 from ansible_collections.virt.storage.plugins.module_utils._backends.perform import Parts, Performer
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Completed, Runner
-from ansible_collections.virt.storage.plugins.module_utils._ground.durable import sync_folder
+from ansible_collections.virt.storage.plugins.module_utils._ground.durable import sync_files, sync_folder
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import CommandFailed, StorageError
 
 LAYER = "bed-layer"
@@ -79,13 +78,6 @@ def mended() -> None:
     done = subprocess.run(["e2fsck", "-p", f"/dev/{GROUP}/{RECORDS}"], capture_output=True, timeout=120, check=False)
     assert done.returncode in (0, 1), done
     grouped.cache_clear()  # devices have other numbers
-
-
-def guest_writes(place: str, offset: int) -> None:
-    """A sector, and what the guest takes for its arrival."""
-    with open(place, "r+b", buffering=0) as device:
-        os.pwrite(device.fileno(), b"x" * 512, offset)
-        os.fsync(device.fileno())
 
 
 FAULTS: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
@@ -145,7 +137,7 @@ def test_a_thin_pool_that_waits_for_its_check_says_so() -> None:
         takes_no_writes()
         try:
             with pytest.raises(OSError, match="Input/output"):
-                guest_writes(bed.at(disk)[1], 2 * MIB)
+                sync_files([bed.at(disk)[1]])  # for which the pool has to note down what it has
             well()
             for op in (bed.volumes.clone(image, fresh[0], MIB, "snapshot"), bed.volumes.allocate(fresh[1], MIB)):
                 with pytest.raises(StorageError, match=r"takes no writes \(metadata read only\).*guide"):
