@@ -155,8 +155,10 @@ def test_records_that_take_no_writes_say_so() -> None:
         takes_no_writes()
         try:
             Path(bed.parts.records.root, "probe").mkdir()
-            with pytest.raises(OSError, match=r"Input/output|Read-only"):
+            with pytest.raises(OSError, match="Input/output"):
                 sync_folder(bed.parts.records.root)
+            with pytest.raises(OSError, match="Read-only"):
+                Path(bed.parts.records.root, "again").mkdir()  # its journal is over
             well()
             with pytest.raises(StorageError, match=rf"takes no writes.*umount /run/virt-storage/{GROUP}"):
                 LvmBed("thick")
