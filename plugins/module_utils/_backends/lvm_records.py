@@ -106,7 +106,6 @@ def _mounted(lvm: Lvm, runner: Runner, group: Group, lv: LogicalVolume) -> str:
         if not lv.active:
             raise failure(f"Activating the records of the volume group {group.name}", changed.said)
     if _is_mounted(point, lv):
-        _check_writable(point, group)
         return point
     for folder in (MOUNTS, point):
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -126,15 +125,6 @@ def _mounted(lvm: Lvm, runner: Runner, group: Group, lv: LogicalVolume) -> str:
         raise StorageError(f"Something else than the records of {group.name} is mounted at {point}: unmount it.")
     os.chmod(point, 0o700)
     return point
-
-
-def _check_writable(point: str, group: Group) -> None:
-    mount = mounted_at(point)
-    if mount is not None and not {"ro", "emergency_ro"}.isdisjoint(mount.options.split(",")):
-        raise StorageError(
-            f"The file system of the records of the volume group {group.name} has failed, and takes no writes: see the "
-            f"kernel's log, mend what is under it, umount {point}, and check it with e2fsck; then tasks mount it again."
-        )
 
 
 def _is_mounted(point: str, lv: LogicalVolume) -> bool:

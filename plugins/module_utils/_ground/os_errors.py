@@ -15,7 +15,8 @@ from .errors import OutOfSpace, StorageError
 _CAUSES = {
     errno.ENOSPC: "No space is left for {path}: free some on its file system and run the task again.",
     errno.EDQUOT: "The disk quota leaves no space for {path}: raise it and run the task again.",
-    errno.EROFS: "The file system of {path} is read-only: make it writable and run the task again.",
+    errno.EROFS: "The file system of {path} is read-only: make it writable, or if it failed (see the kernel's log), "
+    "mend what is under it and mount it anew, and run the task again.",
     errno.EACCES: "Access to {path} was denied: run the task as root (become: true), or let root write there "
     "(an NFS export with root_squash does not).",
     errno.ESTALE: "The NFS server no longer knows {path}: mount the pool anew and run the task again.",
