@@ -140,7 +140,8 @@ class Volumes:
         return self._op("capacity", writes=False)
 
     def allocate(self, volume: Volume, size: int) -> Op[Outcome]:
-        """A new blank volume of ``size`` bytes that reads as zeroes. Exclusive."""
+        """A new blank volume of ``size`` bytes that reads as zeroes. Exclusive. What an earlier try left half made is
+        not taken for it."""
         return self._op("allocate", volume, size)
 
     def fill(self, volume: Volume, content: Any) -> Op[Facts]:
