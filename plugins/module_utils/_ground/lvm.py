@@ -158,7 +158,9 @@ class Lvm:
         try:
             return self._runner.run(["lvm", *words], limits=_LIMITS, env=_ENV).out
         except CommandFailed as error:
-            raise failure(words[0], _said(error.facts.get("stderr", ""))) from error
+            if not error.facts.get("stderr"):  # it took too long, say, of which LVM knows nothing
+                raise
+            raise failure(words[0], _said(error.facts["stderr"])) from error
 
 
 def in_portions(command: Sequence[str], names: Sequence[str]) -> list[list[str]]:
