@@ -54,7 +54,10 @@ pools:
       type: str
       sample: ssd
     problem:
-      description: Why nothing can be told about the pool, when its records as a whole cannot be read.
+      description:
+        - Why nothing can be told about the pool, when its records as a whole cannot be read.
+        - So it is also for one that cannot be looked into at all, such as one whose cluster does not answer. There is
+          a warning then, and with O(pools) the task fails instead.
       returned: when they cannot
       type: str
       sample: "The records in /srv/ssd/.virt-storage have schema 2, and this version of virt.storage knows up to 1:

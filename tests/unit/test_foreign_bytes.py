@@ -33,7 +33,11 @@ from hypothesis import strategies as st
 
 from ansible_collections.virt.storage.plugins.module_utils._algorithms import conversion_journal as journal
 from ansible_collections.virt.storage.plugins.module_utils._algorithms.moving import marks
+from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_group import _FIELDS, Group, find_group
+from ansible_collections.virt.storage.plugins.module_utils._backends.lvm_thick import ThickVolumes
+from ansible_collections.virt.storage.plugins.module_utils._backends.rbd_pool import RbdPool
 from ansible_collections.virt.storage.plugins.module_utils._ground import checksums, lvm, qcow2, qcow2_clusters
+from ansible_collections.virt.storage.plugins.module_utils._ground.ceph import Cluster
 from ansible_collections.virt.storage.plugins.module_utils._ground.command import Completed, Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.decompress import decompressed
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import StorageError
@@ -75,6 +79,9 @@ ENTRY = {"schema": 1, **asdict(journal.Entry(UUID, journal.CONVERTING, "/i", "g"
 ROW = dict.fromkeys(lvm._FIELDS.split(","), "")
 ROW.update(lv_uuid="a-b", lv_name="n", lv_size="4194304", lv_layout="thin,sparse", lv_tags="vst.a,b", pool_lv="p")
 ROW.update(lv_kernel_major="253", lv_kernel_minor="1", lv_attr="Vwi-a-tz--", lv_time="1", data_percent="1.5")
+GROUP = dict.fromkeys(_FIELDS.split(","), "")
+GROUP.update(vg_name="vg", vg_size="9", vg_free="8", vg_extent_size="1", vg_mda_free="7")
+DF = {"pools": [{"name": "p", "stats": {"stored": 1, "max_avail": 9, "quota_bytes": 5}}]}
 CHAIN = [Link(Location("file", "/pool/a.qcow2"), "qcow2"), Link(Location("file", "/pool/x.raw"), "raw")]
 GUEST = f"""<domain type='kvm'><name>g</name><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>
 <source file='/i/{UUID}/disk'/><backingStore type='file'><format type='raw'/><source file='/i/_base/x'/><backingStore/>
@@ -167,12 +174,46 @@ def read_schema(data: bytes) -> None:
         FolderStore.open(root)
 
 
-def read_report(data: bytes) -> None:
-    class Says(Runner):
-        def run(self, *_words: Any, **_more: Any) -> Any:
-            return Completed(0, data.decode(errors="replace"), "")
+class Says(Runner):
+    """Programs that say this."""
 
-    lvm.Lvm(Says()).volumes("vg")
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+    def run(self, *_words: Any, **_more: Any) -> Any:
+        return Completed(0, self.data.decode(errors="replace"), "")
+
+
+def read_report(data: bytes) -> None:
+    lvm.Lvm(Says(data)).volumes("vg")
+
+
+def read_group(data: bytes) -> None:
+    find_group(lvm.Lvm(Says(data)), "vg")
+
+
+def thick(data: bytes) -> ThickVolumes:
+    return ThickVolumes(Group("vg", 9, 8, 1, 7), Says(data))
+
+
+def read_ranges(data: bytes) -> None:
+    assert thick(data)._ranges("spare"), "any space of the group would do"
+
+
+def monitors_say(data: bytes) -> RbdPool:
+    """A pool of a cluster whose monitors reply this."""
+
+    class Rados:
+        def conf_get(self, _name: str) -> str:
+            return "auto"
+
+        def mon_command(self, _command: str, _data: bytes) -> tuple[int, bytes, str]:
+            return 0, data, ""
+
+    cluster = Cluster.__new__(Cluster)
+    cluster._rados = Rados()
+    return RbdPool(cluster, "p")
 
 
 def read_guest(data: bytes) -> None:
@@ -297,6 +338,19 @@ READERS = {
         bytes_spoilt,
     ),
     "lvm": Reader(read_report, (as_json({"report": [{"lv": [ROW, ROW]}]}),), json_spoilt),
+    "group": Reader(read_group, (as_json({"report": [{"vg": [GROUP], "lv": [ROW]}]}),), json_spoilt),
+    "room": Reader(
+        lambda data: thick(data).capacity(),
+        (as_json({"report": [{"vg": [{"vg_size": "9", "vg_free": "8"}]}]}),),
+        json_spoilt,
+    ),
+    "ranges": Reader(
+        read_ranges, (as_json({"report": [{"lv": [{"seg_pe_ranges": "/dev/a:0-1 /dev/b:0-1"}]}]}),), json_spoilt
+    ),
+    "df": Reader(lambda data: monitors_say(data).capacity(), (as_json(DF),), json_spoilt),
+    "dump": Reader(
+        lambda data: monitors_say(data).clone_format, (as_json({"require_min_compat_client": "mimic"}),), json_spoilt
+    ),
     "qcow2 header": Reader(read_qcow2, (overlay(),), bytes_spoilt),
     "qcow2 tables": Reader(read_clusters, (overlay(),), bytes_spoilt),
     "gzip": Reader(read_compressed("gz"), (gzip.compress(bytes(range(256)) * 64, mtime=0),), bytes_spoilt),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from .._ground.command import INSPECTING, Runner
 from .._ground.errors import BadInput, NotFound, OutOfSpace, StorageError
-from .._ground.lvm import TAG, LogicalVolume, Lvm
+from .._ground.lvm import TAG, LogicalVolume, Lvm, understood
 from .lvm_names import POOL, RECORDS
 
 METADATA_BYTES = 16 << 20
@@ -66,16 +66,17 @@ def find_group(lvm: Lvm, name: str) -> Group:
     if len(pools) > 1:
         names = " and ".join(lv.name for lv in pools)
         raise StorageError(f"The thin pools {names} of {name} both have the tag {TAG}: leave it on one (lvchange).")
-    return Group(
-        name=name,
-        size=int(row["vg_size"]),
-        free=int(row["vg_free"]),
-        extent=int(row["vg_extent_size"]),
-        room=int(row["vg_mda_free"]) // VOLUME_METADATA,
-        shared=shared,
-        pool=pools[0].name if pools else "",
-        records=next((lv for lv in volumes if lv.name == RECORDS), None),
-    )
+    with understood("vgs"):
+        return Group(
+            name=name,
+            size=int(row["vg_size"]),
+            free=int(row["vg_free"]),
+            extent=int(row["vg_extent_size"]),
+            room=int(row["vg_mda_free"]) // VOLUME_METADATA,
+            shared=shared,
+            pool=pools[0].name if pools else "",
+            records=next((lv for lv in volumes if lv.name == RECORDS), None),
+        )
 
 
 def _check(lvm: Lvm, name: str, lock_type: str, owner: str) -> None:

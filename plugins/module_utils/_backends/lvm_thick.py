@@ -25,7 +25,7 @@ from .._ground.block_device import device_size, open_device, write_at, zero
 from .._ground.command import Limits
 from .._ground.disk_data import keep_still, own_amount
 from .._ground.errors import LostMetadata, StorageError
-from .._ground.lvm import TAG, LogicalVolume, failure
+from .._ground.lvm import TAG, LogicalVolume, failure, understood
 from .._ground.ops import ALREADY, Outcome, copied, refused
 from .._ground.qcow2 import EXTENDED_L2, Header, Pieces, overlay_image, read_header, read_size, refuse_snapshots
 from .._ground.qcow2_detach import copy_up, drop_pointer, image_below
@@ -88,8 +88,10 @@ class ThickVolumes(LvmVolumes):
 
     def capacity(self) -> tuple[int, int]:
         """See the contract: of the group."""
-        (row,) = self._lvm.report("vgs", "vg_size,vg_free", self.group.name)
-        return int(row["vg_size"]), int(row["vg_free"])
+        rows = self._lvm.report("vgs", "vg_size,vg_free", self.group.name)
+        with understood("vgs"):
+            (row,) = rows
+            return int(row["vg_size"]), int(row["vg_free"])
 
     def _check_room(self, seen: Seen) -> None:
         """Nothing to ask: a volume that does not fit is refused by LVM, and no other suffers."""
@@ -172,12 +174,18 @@ class ThickVolumes(LvmVolumes):
             raise failure(f"Growing {volume}", changed.said)
         with open_device(self._path(found), found.number, os.O_RDWR) as descriptor:
             zero(descriptor, 0, device_size(descriptor), self._beat)
-        rows = self._lvm.report("lvs", "seg_pe_ranges", f"{group}/{spare}")
-        ranges = [word for row in rows for word in row["seg_pe_ranges"].split()]
+        ranges = self._ranges(spare)
         self._lvm.change("lvchange", "-an", f"{group}/{spare}")
         with self._locked():
             self._lvm.change("lvremove", "--nolocking", "-y", f"{group}/{spare}")
             self._lvm.change("lvextend", "--nolocking", "-l", f"+{more}", f"{group}/{lv.name}", *ranges)
+
+    def _ranges(self, name: str) -> list[str]:
+        """Where a volume's space is. Never empty: LVM would take that for anywhere, which nobody zeroed."""
+        rows = self._lvm.report("lvs", "seg_pe_ranges", f"{self.group.name}/{name}")
+        with understood("lvs"):
+            first, *others = (word for row in rows for word in row["seg_pe_ranges"].split())
+        return [first, *others]
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

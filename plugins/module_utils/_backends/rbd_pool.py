@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from .._ground.ceph import Cluster, told
+from .._ground.ceph import Cluster, told, understood
 from .._ground.errors import LostMetadata, NotFound
 from .._ground.libvirt_host import Use
 from .._ground.rbd_presence import Presence
@@ -51,7 +51,8 @@ class RbdPool:
         wanted = self.cluster.option("rbd_default_clone_format")
         if wanted in ("1", "2"):
             return int(wanted)
-        oldest = str(self.cluster.mon_command("osd dump").get("require_min_compat_client", ""))
+        with understood("osd dump"):
+            oldest = str(self.cluster.mon_command("osd dump").get("require_min_compat_client", ""))
         return 1 if oldest[:1] in _LUMINOUS_OR_OLDER else 2
 
     def seal(self, volume: Volume) -> None:
@@ -64,12 +65,13 @@ class RbdPool:
 
     def capacity(self) -> tuple[int, int]:
         """The bytes that the pool holds in all, and that could still be stored: with its replication and its quota."""
-        for pool in self.cluster.mon_command("df", detail="detail")["pools"]:
-            if pool["name"] == self.name:
-                found, stored = pool["stats"], int(pool["stats"]["stored"])
-                free, quota = int(found["max_avail"]), int(found.get("quota_bytes", 0))
-                free = min(free, max(0, quota - stored)) if quota else free
-                return stored + free, free
+        with understood("df detail"):
+            for pool in self.cluster.mon_command("df", detail="detail")["pools"]:
+                if pool["name"] == self.name:
+                    found, stored = pool["stats"], int(pool["stats"]["stored"])
+                    free, quota = int(found["max_avail"]), int(found.get("quota_bytes", 0))
+                    free = min(free, max(0, quota - stored)) if quota else free
+                    return stored + free, free
         raise NotFound(f"There is no pool {self.name} in the Ceph cluster.")
 
     def spec(self, name: str) -> str:

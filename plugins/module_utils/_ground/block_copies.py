@@ -43,7 +43,8 @@ class BlockCopies:
     def copies_blocks(self) -> bool:
         """Whether libvirt can copy so that nothing stays behind: since 8.0."""
         known = hasattr(libvirt, "VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES")
-        return known and self._connection.getLibVersion() >= 8_000_000
+        with told("tell its version"):
+            return known and self._connection.getLibVersion() >= 8_000_000
 
     def copy_block(
         self, domain: str, target: str, xml: str, place: str, shallow: bool, beat: Callable[[], None]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 
 from .digest import Buffer
 from .errors import StorageError
+from .mounts import MOUNTS
 
 _BLKROGET, _BLKZEROOUT = 0x125E, 0x127F
 _RANGE = struct.Struct("QQ")
@@ -134,7 +135,7 @@ def _opened_by(pid: str) -> set[int]:
 
 
 def _mounts() -> Iterator[tuple[int, str]]:
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+    with open(MOUNTS, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
         for line in lines:
             fields = line.split(" ")
             major, _colon, minor = fields[2].partition(":")

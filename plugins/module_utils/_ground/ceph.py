@@ -248,6 +248,18 @@ def told(doing: str) -> Iterator[None]:
         raise translated(doing, error) from error
 
 
+@contextmanager
+def understood(command: str) -> Iterator[None]:
+    """Have what is amiss with the monitors' reply to ``command`` told in a sentence."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"The reply of Ceph's monitors to '{command}' could not be understood ({error!r}): look with "
+            f"'ceph {command} --format json'."
+        ) from error
+
+
 def translated(doing: str, error: Exception) -> StorageError:
     """What ``error``, of librados or librbd, means; its ``errno`` is in the facts."""
     code = getattr(error, "errno", None) or 0

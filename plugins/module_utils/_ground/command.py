@@ -101,19 +101,21 @@ class Completed:
 
 
 class _Drain(threading.Thread):
-    """Reads a pipe to its end and keeps no more than ``limit`` bytes: the last ones."""
+    """Reads a pipe to its end and keeps no more than ``limit`` bytes: the last ones. ``cut`` tells that more came."""
 
     def __init__(self, pipe: IO[bytes], limit: int) -> None:
         super().__init__(daemon=True)
         self._pipe = pipe
         self._limit = limit
         self._kept = bytearray()
+        self.cut = False
         self.start()
 
     def run(self) -> None:
         with contextlib.suppress(OSError, ValueError), self._pipe:
             while chunk := os.read(self._pipe.fileno(), 65536):
                 self._kept += chunk
+                self.cut = self.cut or len(self._kept) > self._limit
                 del self._kept[: -self._limit]
 
     def text(self) -> str:
@@ -251,7 +253,7 @@ class Runner:
         :param stdout: descriptor or file to write to; by default the output is returned.
         :param ok: exit statuses that are no failure.
         :param beat: called about every ``BEAT_SECONDS``; when it raises, the program is stopped.
-        :raises CommandFailed: it failed, or took too long.
+        :raises CommandFailed: it failed, took too long, or said more than is kept, which nobody could understand.
         :raises OutOfSpace: it failed because a file system is full.
         :raises MissingRequirement: it is not installed.
         :raises UnsafeCommand: it would have had to guess.
@@ -263,7 +265,10 @@ class Runner:
             if running.stdin is not None:
                 _feed(running.stdin, (input or "").encode())
             rc, err = running.wait(ok, beat)
-            return Completed(rc, out.text() if out is not None else "", err)
+            text = out.text() if out is not None else ""
+            if out is not None and out.cut:
+                raise _too_much(argv, rc)
+            return Completed(rc, text, err)
 
 
 def _feed(pipe: IO[bytes], data: bytes) -> None:
@@ -305,6 +310,11 @@ def _title(argv: Sequence[str]) -> str:
     if words == ["qemu-img"]:
         words += argv[1:2]
     return " ".join(words)
+
+
+def _too_much(argv: Sequence[str], rc: int) -> CommandFailed:
+    limit = "the %d MiB that are kept of what a program says" % (_KEPT_STDOUT >> 20)
+    return CommandFailed("%s said more than %s: run it by hand to see why." % (_title(argv), limit), rc=rc, stderr="")
 
 
 def _failure(argv: Sequence[str], rc: int, err: str, limits: Limits) -> Exception:

@@ -119,15 +119,16 @@ class Lvm:
         self._runner = runner
 
     def report(self, program: str, fields: str, *words: str) -> list[Mapping[str, str]]:
-        """The rows that ``lvs``, ``vgs`` or ``pvs`` shows; sizes in bytes. Raises CommandFailed."""
+        """The rows that ``lvs``, ``vgs`` or ``pvs`` shows, each with all of ``fields``; sizes in bytes. Raises
+        CommandFailed."""
         out = self._run([program, *_OPTIONS, "-o", fields, *words])
-        with _understood(program):
-            return _rows(out, program[:-1])
+        with understood(program):
+            return _rows(out, program[:-1], fields.split(","))
 
     def volumes(self, group: str) -> list[LogicalVolume]:
         """Every visible logical volume of a group. Raises CommandFailed where there is no such group."""
         rows = self.report("lvs", _FIELDS, "--", group)
-        with _understood("lvs"):
+        with understood("lvs"):
             return [_volume(row) for row in rows]
 
     def setting(self, name: str) -> str:
@@ -158,7 +159,9 @@ class Lvm:
         try:
             return self._runner.run(["lvm", *words], limits=_LIMITS, env=_ENV).out
         except CommandFailed as error:
-            raise failure(words[0], _said(error.facts.get("stderr", ""))) from error
+            if not error.facts.get("stderr"):  # it took too long, say, of which LVM knows nothing
+                raise
+            raise failure(words[0], _said(error.facts["stderr"])) from error
 
 
 def in_portions(command: Sequence[str], names: Sequence[str]) -> list[list[str]]:
@@ -185,7 +188,8 @@ def _said(err: str) -> str:
 
 
 @contextmanager
-def _understood(program: str) -> Iterator[None]:
+def understood(program: str) -> Iterator[None]:
+    """Have what is amiss with a report of ``program`` told in a sentence."""
     try:
         yield
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
@@ -194,10 +198,15 @@ def _understood(program: str) -> Iterator[None]:
         ) from error
 
 
-def _rows(text: str, kind: str) -> list[Mapping[str, str]]:
+def _rows(text: str, kind: str, fields: Sequence[str]) -> list[Mapping[str, str]]:
     (report,) = json.loads(text)["report"]
-    rows: list[Mapping[str, str]] = report[kind]
-    return rows
+    return [{field: _text(row[field]) for field in fields} for row in report[kind]]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} for a text")
+    return value
 
 
 def _volume(row: Mapping[str, str]) -> LogicalVolume:

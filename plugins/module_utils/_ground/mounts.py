@@ -11,6 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+MOUNTS = "/proc/self/mountinfo"
+"""To be read with newlines as they are: the kernel escapes space, tab, newline and backslash, and no other character at
+which Python would end a line."""
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -27,10 +30,10 @@ class Mount:
 def mounted_at(path: str, table: str | None = None) -> Mount | None:
     """What is mounted exactly at ``path``, uppermost; None where nothing is. ``table`` stands in for mountinfo."""
     if table is None:
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:
+        with open(MOUNTS, encoding="utf-8", errors="surrogateescape", newline="\n") as lines:
             table = lines.read()
     found = None
-    for line in table.splitlines():
+    for line in filter(None, table.split("\n")):
         mount, _unused, system = line.partition(" - ")
         where = _unescaped(mount.split(" ")[4])
         if where == path:

@@ -95,8 +95,8 @@ def _name(pid: str) -> str:
 
 def _backing(device: str) -> Identity | None:
     try:
-        with open(f"/sys/block/{device}/loop/backing_file", encoding="utf-8", errors="replace") as file:
-            status = os.stat(file.read().rstrip("\n"))
+        with open(f"/sys/block/{device}/loop/backing_file", "rb") as file:  # a path may hold any byte
+            status = os.stat(file.read()[:-1])
     except OSError:
         return None
     return status.st_dev, status.st_ino

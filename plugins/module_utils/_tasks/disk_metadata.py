@@ -46,7 +46,10 @@ def task(params: Fields, check_mode: bool) -> Fields:
 
 
 def info(params: Fields, check_mode: bool) -> Fields:
-    """All that pools record; gives the result of `disk_metadata_info`. Only reads."""
+    """All that pools record; gives the result of `disk_metadata_info`. Only reads.
+
+    Where no pools are named, one that cannot be looked into keeps nobody from seeing the others.
+    """
     session = Session(params["uri"], check_mode, reads=True)
     found = []
     for name in params["pools"] or session.names():
@@ -56,6 +59,11 @@ def info(params: Fields, check_mode: bool) -> Fields:
                 found.append(reader.run(described(reader.pool)))
         except (LostMetadata, NewerSchema) as error:
             found.append({"pool": name, "problem": error.message})
+        except StorageError as error:
+            if params["pools"]:
+                raise
+            found.append({"pool": name, "problem": error.message})
+            session.warnings.append(f"The pool {name} cannot be looked into: {error.message}")
     return {"changed": False, "pools": found, "warnings": session.warnings}
 
 

@@ -27,6 +27,7 @@ from .._ground.intake import Staging
 from .._ground.libvirt_host import Host
 from .._ground.lvm import Lvm
 from .._ground.mounts import mounted_at
+from .._ground.os_errors import told
 from .._ground.staging import staging_room
 from .._policy.plan import Fields
 from .._policy.pool_ceph import CephSource
@@ -88,7 +89,8 @@ Opener = Callable[[Definition, Surroundings, bool, bool], Parts]
 def open_parts(definition: Definition, around: Surroundings, *, make: bool = False, bare: bool = False) -> Parts:
     """A pool's store and backend. Where there are no records yet, ``make`` begins them, and ``bare`` has `NoRecords`.
 
-    Raises NotFound where there are none otherwise, and StorageError for a type that is none of ours.
+    Raises NotFound where there are none otherwise, and StorageError for a type that is none of ours, or where the
+    operating system refuses: no performer stands between it and whoever opens a pool.
     """
     opener = KINDS.get(definition.type)
     if opener is None:
@@ -96,9 +98,12 @@ def open_parts(definition: Definition, around: Surroundings, *, make: bool = Fal
             f"The pool {definition.name} is of type {definition.type}, which virt.storage does not manage: "
             f"use a pool of type {' or '.join(KINDS)}."
         )
-    parts = opener(definition, around, make, bare)
-    if make:
-        parts.volumes.prepare()
+    try:
+        parts = opener(definition, around, make, bare)
+        if make:
+            parts.volumes.prepare()
+    except OSError as error:
+        raise told(error) from error
     return parts
 
 

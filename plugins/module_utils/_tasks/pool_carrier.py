@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from .._ground.errors import StorageError
 from .._ground.libvirt_host import Host, PoolStatus
 from .._ground.libvirt_secrets import Secret
 from .._ground.mounts import mounted_at
+from .._ground.os_errors import told
 from .._policy.plan import Plan
 from .._policy.pool_ceph import secret_usage, secret_uuid
 from .._policy.pool_nfs import unfit_mount
@@ -70,6 +72,10 @@ class Carrier:
             except StorageError as error:
                 error.facts.setdefault("done", done)
                 raise
+            except OSError as error:
+                refused = told(error)
+                refused.facts["done"] = done
+                raise refused from error
             done.append(action.sentence)
 
     def _entrust(self) -> None:
@@ -91,12 +97,14 @@ class Carrier:
         self.host.stop(self.want.name)
 
     def _start(self) -> None:
-        """Start the pool. A new one that cannot be used is not left behind."""
+        """Start the pool. A new one that cannot be used is not left behind; where even that fails, the first error is
+        the one to tell."""
         try:
             self.host.start(self.want.name)
             self._check_mount()
         except StorageError:
-            self._withdraw()
+            with contextlib.suppress(StorageError, OSError):
+                self._withdraw()
             raise
 
     def _check_mount(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from .._backends.contract import Capabilities
 from .._backends.perform import Parts
 from .._ground.errors import LostMetadata, NewerSchema, StorageError
+from .._ground.os_errors import told
 from .._policy.pool_xml import Definition
 from .._policy.pools import Contents
 from .._records.contract import Listing
@@ -32,7 +33,8 @@ CONFIG = "config"
 def read_contents(definition: Definition, around: Surroundings, weigh: bool = False) -> Contents:
     """What a pool holds, from its records and listings: no volume is opened, unless to ``weigh`` the images.
 
-    Records that cannot be read, or are too new, do not raise: they are the ``problem`` of what is returned.
+    Records that cannot be read, or are too new, do not raise, nor does a disk that failed: that is the ``problem`` of
+    what is returned.
     """
     try:
         parts = open_parts(definition, around, bare=True)
@@ -44,6 +46,8 @@ def read_contents(definition: Definition, around: Surroundings, weigh: bool = Fa
         cached = _weight(parts, images) if weigh else None
     except StorageError as error:
         return Contents(problem=error.message)
+    except OSError as error:
+        return Contents(problem=told(error).message)
     return Contents(
         labels=config.get("labels", {}),
         limits=config.get("limits", {}),

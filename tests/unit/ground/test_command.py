@@ -156,6 +156,13 @@ def test_output_is_bounded() -> None:
     assert caught.value.message.endswith("end.")
 
 
+def test_output_that_lost_its_beginning_is_not_given_to_anybody() -> None:
+    whole = Runner().run(["head", "-c", str(16 << 20), "/dev/zero"], limits=FREE)
+    assert len(whole.out) == 16 << 20
+    with pytest.raises(CommandFailed, match=r"^head said more than the 16 MiB that are kept .*\.$"):
+        Runner().run(["head", "-c", str((16 << 20) + 1), "/dev/zero"], limits=FREE)
+
+
 def test_too_slow_is_stopped_with_its_children(tmp_path: Path) -> None:
     marker = tmp_path / "pid"
     started = time.monotonic()

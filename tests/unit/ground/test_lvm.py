@@ -59,6 +59,15 @@ def test_a_thin_pool_that_takes_no_writes_is_told_from_one_that_is_full(health: 
     assert bool(pool.ailment) == bool(why)
 
 
+def test_what_befell_a_program_and_is_none_of_lvms_own_words_is_told() -> None:
+    class TooLong(Runner):
+        def run(self, argv: Sequence[str], **options: Any) -> Completed:
+            raise CommandFailed("lvm was stopped: it took too long.", rc=None, stderr="")
+
+    with pytest.raises(CommandFailed, match="it took too long"):
+        Lvm(TooLong()).volumes("vg0")
+
+
 @pytest.mark.parametrize(
     ("err", "kind", "said"),
     [

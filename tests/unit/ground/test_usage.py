@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.virt.storage.plugins.module_utils._ground import usage
 from ansible_collections.virt.storage.plugins.module_utils._ground.usage import users_of_files
 
 
@@ -90,3 +91,15 @@ def test_what_cannot_be_asked_is_an_error(path: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(fcntl, "fcntl", deny)
     with pytest.raises(OSError, match="No locks"):
         users_of_files([path])
+
+
+@pytest.mark.parametrize("name", [b"a\rb", b"a\xffb", b"a\n"])
+def test_the_file_of_a_loop_device_may_be_called_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    backing, told = os.path.join(os.fsencode(tmp_path), name), tmp_path / "backing_file"
+    with open(backing, "wb"):
+        told.write_bytes(backing + b"\n")
+    monkeypatch.setattr(usage, "open", lambda _path, *how: told.open(*how), raising=False)
+    status = os.stat(backing)
+    assert usage._backing("loop0") == (status.st_dev, status.st_ino)
