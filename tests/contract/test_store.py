@@ -296,9 +296,7 @@ def test_damaged_facts_of_a_record_are_empty_and_those_of_the_pool_are_lost_meta
         bed.fact(record_id, "x", damage)
     assert bed.do(bed.records.notes(record.id)) == {"sound": {"a": 1}, "x": {}}
     for record_id in ("pool", "conversion"):
-        with pytest.raises(
-            LostMetadata, match=f"^The facts {record_id}/x of the pool are damaged: restore "
-        ):
+        with pytest.raises(LostMetadata, match=f"^The facts {record_id}/x of the pool are damaged: restore "):
             bed.do(bed.records.notes(record_id))
 
 
