@@ -56,10 +56,10 @@ options:
         and each reference that bears its id (C(record_missing))."
       - "For each disk that is ready: that its volume exists (C(volume_missing)), is a regular file with the header of a
         qcow2 file if its record says so (C(volume_damaged)), and is the file that was adopted (C(volume_replaced));
-        that the image it needs has a record, is ready or retired, and has its volume (C(backing_missing)); that its
-        reference to the image exists (C(reference_missing)); that the header of a qcow2 volume names this image, or
-        none when none is needed (C(pointer_differs)); and that no name of a raw volume is in the folder that libvirt
-        refreshes (C(raw_exposed))."
+        that the image it needs has a record, is ready or retired, and has its volume (C(backing_missing)), which can be
+        looked at (C(backing_unseen)); that its reference to the image exists (C(reference_missing)); that the header of
+        a qcow2 volume names this image, or none when none is needed (C(pointer_differs)); and that no name of a raw
+        volume is in the folder that libvirt refreshes (C(raw_exposed))."
       - "For each image that is ready or retired: that its volume exists (C(volume_missing)) and cannot be written to
         (C(unsealed)). The content of images is checked by M(virt.storage.cached_image). Of the journal of a conversion:
         that its entries can be read (C(journal_damaged))."

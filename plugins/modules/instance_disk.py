@@ -60,6 +60,8 @@ options:
     description:
       - Have disks that stand in another pool of this host moved to the pool that is asked for, O(pool) or
         O(disks[].pool). Without it they are refused. A disk asked for by flavor stays where it is.
+      - With it, a disk that is found nowhere is made only when every pool that may have it could be looked into. One
+        that is not active, or cannot be read, is an error.
       - A disk that moves must have no snapshots of its guest in it; one in Ceph must have neither snapshots nor clones.
         It gets a new id and path, so its guest has to be defined anew, with RV(disks[].xml). The disk left behind is
         removed when the new one is ready; until then it counts.

@@ -111,6 +111,10 @@ class RealBed(Bed):
         """Put ``data`` in the place of a record's body behind the store's back; None takes it away."""
         raise NotImplementedError
 
+    def fact(self, record_id: str, topic: str, data: bytes) -> None:
+        """Put ``data`` in the place of facts behind the store's back."""
+        raise NotImplementedError
+
     def state(self, record_id: str, word: str) -> None:
         """Write a state that no version of ours knows."""
         raise NotImplementedError
@@ -169,6 +173,9 @@ class FileBed(RealBed):
                 path.unlink()
             else:
                 path.write_bytes(data)
+
+    def fact(self, record_id: str, topic: str, data: bytes) -> None:
+        self.record_path("").parent.joinpath("facts", record_id, topic).write_bytes(data)
 
     def state(self, record_id: str, word: str) -> None:
         os.link(self.record_path(record_id), self.record_path(f"{record_id}.{word}"))

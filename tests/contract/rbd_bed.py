@@ -73,6 +73,11 @@ class RbdBed(RealBed):
                 self.ioctx.set_omap(op, (key,), (data,))
             self.ioctx.operate_write_op(op, shard)
 
+    def fact(self, record_id: str, topic: str, data: bytes) -> None:
+        with rados().WriteOpCtx() as op:
+            self.ioctx.set_omap(op, (f"{omap.FACTS}{record_id}/{topic}",), (data,))
+            self.ioctx.operate_write_op(op, self.parts.records._shard(record_id))
+
     def state(self, record_id: str, word: str) -> None:
         Omaps(self.ioctx).change(self.parts.records._shard(record_id), Change(now={omap.STATE + record_id: word}))
 

@@ -284,6 +284,22 @@ def test_facts_are_kept_by_topic_and_replaced_as_a_whole(bed: Bed) -> None:
     assert seen == {"seal": {"size": 5, "content": "c", "deep": {"a": [1, None]}}, "used": {"pinned": True}}
 
 
+@pytest.mark.promise("bodies")
+@pytest.mark.parametrize("damage", [b"", b"\0" * 4096, b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000], ids=repr)
+def test_damaged_facts_of_a_record_are_empty_and_those_of_the_pool_are_lost_metadata(
+    bed: RealBed, damage: bytes
+) -> None:
+    record = made(bed, bed.image(), State.FILLING)
+    for record_id in (record.id, "pool", "conversion"):
+        bed.do(bed.records.note(record_id, "sound", {"a": 1}))
+        bed.do(bed.records.note(record_id, "x", {"a": 1}))
+        bed.fact(record_id, "x", damage)
+    assert bed.do(bed.records.notes(record.id)) == {"sound": {"a": 1}, "x": {}}
+    for record_id in ("pool", "conversion"):
+        with pytest.raises(LostMetadata, match=f"^The facts {record_id}/x of the pool are damaged: restore "):
+            bed.do(bed.records.notes(record_id))
+
+
 # Locks
 
 

@@ -724,6 +724,15 @@ def test_lost_and_damaged_records_fail_closed(own: Store) -> None:
     assert not own.task("instance_disk", pool=own.name, disks=[{"instance": "well"}])["changed"]
 
 
+def test_a_pool_that_lost_all_its_records_has_its_disks_still(own: Store) -> None:
+    own.make({"instance": "lost", "image": "base"})
+    schema = own.path / ".virt-storage" / "schema"
+    aside = schema.rename(schema.with_name("aside"))
+    assert "its record is lost" in own.refused({"instance": "lost"}, state="absent")
+    aside.rename(schema)
+    assert own.task("instance_disk", pool=own.name, state="absent", disks=[{"instance": "lost"}])["changed"]
+
+
 def test_missing_volumes_fail_closed(own: Store, task: Modules) -> None:
     first, second = own.make({"instance": "a", "image": "base"}, {"instance": "b", "image": "base"})
     os.unlink(first["path"])

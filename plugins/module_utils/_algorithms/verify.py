@@ -43,6 +43,7 @@ CHECKS = {
     "the disk with disk_metadata state=absent and adopt the file that is there now.",
     "backing_missing": "The disk {id} needs the image {image}, {why}: bring it back from a backup, or restore the disk "
     "from one.",
+    "backing_unseen": "The disk {id} needs the image {image}, whose volume {at} cannot be looked at: {why}",
     "reference_missing": "The disk {id} needs the image {image}, and its reference there is missing, so that the image "
     "could be pruned under it: state the disk with disk_metadata state=rebuilt.",
     "pointer_differs": "The volume {volume} of {id} names {found} as its backing file, and its record says {expected}: "
@@ -208,11 +209,7 @@ async def _disk(pool: Pool, held: Holdings, disk: Disk, state: State, waits_as: 
     found: list[Finding] = []
     needs = disk.backing if state is State.READY else None
     if needs is not None:
-        why = await _unfit_backing(pool, held, needs)
-        if why:
-            found.append(_finding("backing_missing", disk.id, disk.volume.name, image=needs, why=why))
-        elif disk.id not in held.references.get(needs, ()):
-            found.append(_finding("reference_missing", disk.id, disk.volume.name, image=needs))
+        found += await _backing(pool, held, disk, needs)
     if await _volume(pool, disk, state, found) is None:
         return found
     if disk.volume.format == "raw":
@@ -237,21 +234,29 @@ def _same_end(one: str, other: str) -> bool:
     return all(here == there for here, there in zip(*map(reversed, ends)))
 
 
-async def _unfit_backing(pool: Pool, held: Holdings, image_id: str) -> str:
-    """Why the image cannot be what a disk stands on; empty where it can."""
+async def _backing(pool: Pool, held: Holdings, disk: Disk, image_id: str) -> list[Finding]:
+    """What is wrong about the image that a disk stands on. A look at it that failed says nothing of its volume."""
+    facts = {"id": disk.id, "volume": disk.volume.name, "image": image_id}
+    why = _unfit_record(held, image_id)
+    if not why:
+        volume = held.records[image_id].volume
+        try:
+            why = f"whose volume {volume} is missing" if await pool.volumes.stat(volume) is None else ""
+        except StorageError as error:
+            return [_finding("backing_unseen", **facts, at=volume, why=error.message)]
+    if why:
+        return [_finding("backing_missing", **facts, why=why)]
+    return [] if disk.id in held.references.get(image_id, ()) else [_finding("reference_missing", **facts)]
+
+
+def _unfit_record(held: Holdings, image_id: str) -> str:
+    """Why the image, by its record, cannot be what a disk stands on; empty where it can."""
     if image_id in held.unreadable:
         return "whose record cannot be read"
     state = held.listing.state(image_id)
-    image = held.records.get(image_id)
-    if state is None or image is None:
+    if state is None or image_id not in held.records:
         return "which has no record"
-    if state not in SERVING:
-        return f"which is {state}"
-    try:
-        missing = await pool.volumes.stat(image.volume) is None
-    except StorageError:
-        missing = True
-    return f"whose volume {image.volume} is missing" if missing else ""
+    return "" if state in SERVING else f"which is {state}"
 
 
 def image_volume(capabilities: Capabilities, held: Holdings, image_id: str) -> str:

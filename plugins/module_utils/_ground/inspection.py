@@ -156,6 +156,7 @@ def qemu_agrees(runner: Runner, fd: int, inspected: Inspected, *, inherit: Seque
 
     :param inherit: descriptors that the programs inherit, such as that of a lock.
     :raises UnsafeImage: with the fact ``check``: qemu_disagrees or corrupt.
+    :raises CommandFailed: a program was stopped, by a limit or from outside, and so said nothing about the image.
     """
     name = "/proc/self/fd/%d" % fd
     fds = (fd, *inherit)
@@ -166,6 +167,8 @@ def qemu_agrees(runner: Runner, fd: int, inspected: Inspected, *, inherit: Seque
         ).out
         _compare(json.loads(told), inspected, name)
     except CommandFailed as error:
+        if not _ended_by_itself(error):
+            raise
         raise refuse("qemu_disagrees", "qemu refuses the image: %s" % error.message, **error.facts) from error
     except (ValueError, TypeError, AttributeError) as error:
         raise refuse("qemu_disagrees", "What qemu-img info told about the image cannot be understood.") from error
@@ -173,8 +176,16 @@ def qemu_agrees(runner: Runner, fd: int, inspected: Inspected, *, inherit: Seque
         # 3 is leaked clusters, which only take room; 63 is a format that cannot be checked.
         runner.run(["qemu-img", "check", "-f", known_as, name], limits=INSPECTING, pass_fds=fds, ok=(0, 3, 63))
     except CommandFailed as error:
+        if not _ended_by_itself(error):
+            raise
         message = "The image is damaged or cut off; fetch it again. %s" % error.message
         raise refuse("corrupt", message, **error.facts) from error
+
+
+def _ended_by_itself(error: CommandFailed) -> bool:
+    """Whether the program came to an end of its own: no limit stopped it, and no signal."""
+    rc = error.facts.get("rc")
+    return rc is not None and bool(rc >= 0)
 
 
 def _compare(told: dict[str, Any], inspected: Inspected, name: str) -> None:

@@ -107,11 +107,13 @@ class Records:
         return self._op("probe")
 
     def note(self, record_id: str, topic: str, facts: Facts) -> Op[None]:
-        """Set the facts of one topic of a record. Never part of safety."""
+        """Set the facts of one topic of a record, or of the pool itself under an id of another form. Never part of
+        safety."""
         return self._op("note", record_id, topic, facts)
 
     def notes(self, record_id: str) -> Op[Mapping[str, Facts]]:
-        """The facts of a record by topic; what cannot be read is left out."""
+        """The facts of a record by topic. Damaged ones are empty, and raise LostMetadata where they are about the pool
+        itself: what they keep would be lost. A topic that cannot be looked at is an error, and never left out."""
         return self._op("notes", record_id, writes=False)
 
     def hold(self, name: str) -> Op[Outcome]:

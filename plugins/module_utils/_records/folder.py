@@ -36,7 +36,19 @@ from .._ground.locks import FileLocks
 from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .contract import Listing
 from .folder_files import check_own_folder, drop, look_afresh, names_in, new_file, read_file, seconds_since_named
-from .types import ENDED, SCHEMA, Disk, Record, State, from_json, is_id, remedy, state_named, to_json
+from .types import (
+    ENDED,
+    SCHEMA,
+    Disk,
+    Record,
+    State,
+    facts_from_json,
+    from_json,
+    is_id,
+    remedy,
+    state_named,
+    to_json,
+)
 
 SCHEMA_DIGITS = 9
 FOLDERS = ("records", "references", "facts", "locks", "new")
@@ -278,12 +290,14 @@ class FolderStore:
         except FileNotFoundError:
             return found
         for topic in sorted(topics):
+            path = os.path.join(folder, topic)
             try:
-                facts = json.loads(read_file(os.path.join(folder, topic)))
-            except (OSError, ValueError, RecursionError, LostMetadata):
+                data = read_file(path)
+            except FileNotFoundError:
                 continue
-            if isinstance(facts, dict):
-                found[topic] = facts
+            except LostMetadata:
+                data = b""  # no file of ours
+            found[topic] = facts_from_json(data, record_id, topic, f"the file {path}")
         return found
 
     # Locks

@@ -37,7 +37,19 @@ from .._ground.ops import ALREADY, DONE, Facts, Outcome, refused
 from .._ground.rados_locks import RadosLocks
 from .._ground.rados_omap import Change, Omaps, joined
 from .contract import Listing
-from .types import ENDED, SCHEMA, Disk, Record, State, from_json, is_id, remedy, state_named, to_json
+from .types import (
+    ENDED,
+    SCHEMA,
+    Disk,
+    Record,
+    State,
+    facts_from_json,
+    from_json,
+    is_id,
+    remedy,
+    state_named,
+    to_json,
+)
 
 try:
     import rados  # type: ignore[import-not-found,import-untyped,unused-ignore]
@@ -229,13 +241,11 @@ class OmapStore:
 
     def notes(self, record_id: str) -> Mapping[str, Facts]:
         """See the contract."""
-        found: dict[str, Facts] = {}
-        for topic, text in self._omaps.items(self._shard(record_id), _facts(record_id)):
-            with contextlib.suppress(ValueError, RecursionError):
-                facts = json.loads(text)
-                if isinstance(facts, dict):
-                    found[topic] = facts
-        return found
+        shard, start = self._shard(record_id), _facts(record_id)
+        return {
+            topic: facts_from_json(data, record_id, topic, f"the omap key {start}{topic} of the object {shard}")
+            for topic, data in self._omaps.items(shard, start)
+        }
 
     # Locks
 

@@ -274,6 +274,24 @@ def from_json(data: bytes, record_id: str) -> Record:
     return record
 
 
+def facts_from_json(data: bytes, record_id: str, topic: str, where: str) -> dict[str, Any]:
+    """The facts of one topic. Damaged ones are empty: that they were noted is known, and nothing else. LostMetadata for
+    those about the pool itself, whose id is no record's: names, pins and limits keep images, the journal disks."""
+    try:
+        facts = json.loads(data)
+    except (ValueError, RecursionError):
+        facts = None
+    if isinstance(facts, dict):
+        return facts
+    if is_id(record_id):
+        return {}
+    raise LostMetadata(
+        f"The facts {record_id}/{topic} of the pool are damaged: restore {where} from a backup, or remove it and state "
+        "anew what it held.",
+        id=record_id,
+    )
+
+
 def _build(kind: str, body: dict[str, Any]) -> Record:
     volume = Volume(**body.pop("volume"))
     for value in (volume.name, volume.format, volume.adopted):

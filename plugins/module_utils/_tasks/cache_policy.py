@@ -171,7 +171,7 @@ def _foreseen(cache: Cache) -> Pruned:
 
 
 def _as_policy(seen: SeenImage, named: Labels) -> CachedImage:
-    used = seen.facts.get("use", {}).get("at") or seen.image.created
+    used = seen.facts["use"].get("at") if "use" in seen.facts else seen.image.created
     return CachedImage(
         id=seen.image.id,
         names=tuple(names_of(seen.image.id, named)),

@@ -24,7 +24,7 @@ from .._ground.ops import Facts
 from .._policy.plan import Action, Fields, Plan
 from .._policy.sizes import counted as several
 from .._policy.sizes import in_words
-from .._records.types import Image, State, is_id
+from .._records.types import Image, State, is_id, key_hash, taken_apart
 from . import cache_policy
 from .costs import Counts, counted, foretold, taken
 from .image_plan import Site, Standing, Supply, plan
@@ -294,7 +294,7 @@ async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:
     """The images, in use or out of it, that are meant by ``wanted``: names, ids and keys.
 
     A name means the image that it stands for, and those that were brought in under it before a refresh. Raises
-    LostMetadata where the record of one cannot be read: it is not gone for that.
+    LostMetadata where the record of one, as its id tells, cannot be read: it is not gone for that.
     """
     listing, named = await listing_of(pool), await labels(pool)
     names = {each for each in wanted if ":" not in each and not is_id(each)}
@@ -310,8 +310,11 @@ async def _leaving(pool: Pool, wanted: Sequence[str]) -> list[Leaving]:
         elif record.name in names or names.intersection(names_now):
             kept = tuple(name for name in names_now if name not in names and seen.state is State.READY)
             found.append(Leaving(seen, tuple(name for name in names_now if name not in kept), kept))
+    keys = {key_hash(each) for each in wanted if ":" in each}
     for record_id in broken:
-        if record_id in wanted or names.intersection(names_of(record_id, named)):
+        part = taken_apart(record_id)
+        means = {part.image, *names_of(record_id, named)}
+        if record_id in wanted or part.key_hash in keys or names.intersection(means):
             raise LostMetadata(
                 f"The image {record_id} of pool {pool.name} has a record that cannot be read, so it is left as it is: "
                 "bring the record back from a backup or, where no disk needs the image, remove both by hand.",

@@ -22,6 +22,7 @@ from .disk_moves import left_over, settle_left, superseded
 from .disk_placement import everywhere
 from .disk_site import Slot, look_at_volumes, refuse_lost
 from .disk_wishes import Order
+from .pool_reader import Reader
 from .session import Session, first_error
 
 
@@ -31,11 +32,9 @@ def absent(session: Session, ordered: Sequence[Order]) -> Fields:
     finished: list[Plan] = []
     ordered = everywhere(session, ordered)
     for name in dict.fromkeys(order.want.pool for order in ordered):
-        pool = session.open(name, make=False)
+        slots = {order.slot for order in ordered if order.want.pool == name}
+        pool, listing = _look(session, name, slots)
         if pool is not None:
-            inventory, listing = look_at_volumes(session.run, pool), session.run(listing_of(pool))
-            slots = {order.slot for order in ordered if order.want.pool == name}
-            refuse_lost(session.run, pool, inventory, listing, slots)
             disks = _see_all(session, pool, listing, slots)
             left = left_over(session, pool, [disk for disk, _allocated in disks], slots)
             if left and not session.check_mode:
@@ -54,6 +53,17 @@ def absent(session: Session, ordered: Sequence[Order]) -> Fields:
         first_error(ended)
         costs.update(counted(removals, {}))
     return {**removals.to_result(), **costs, "disks": []}
+
+
+def _look(session: Session, name: str, slots: Collection[Slot]) -> tuple[Pool | None, Listing]:
+    """A pool and its listing; None where there is nothing to remove. A pool that has no records may have lost them all,
+    so its volumes are looked at like those of any other."""
+    reader = Reader.of(session, name)
+    if reader is None:
+        return None, Listing({})
+    inventory, listing = look_at_volumes(reader.run, reader.pool), reader.run(listing_of(reader.pool))
+    refuse_lost(reader.run, reader.pool, inventory, listing, slots)
+    return session.opened().get(name), listing
 
 
 def _see_all(session: Session, pool: Pool, listing: Listing, slots: Collection[Slot]) -> list[tuple[Disk, int]]:

@@ -6,8 +6,8 @@
 
 """Which pools the disks of a task stand in, or go to, that are asked for by flavor. Changes nothing.
 
-A flavor lets the place of a disk be looked up, so the look has to be complete: where a pool cannot be looked into, a
-disk that was not found might stand there, and is not made a second time.
+A flavor lets the place of a disk be looked up, and so does leave to move it: the look has to be complete. Where a pool
+cannot be looked into, a disk that was not found might stand there, and is not made a second time.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from .pool_contents import CONFIG
 from .pool_reader import Reader
 from .session import Session
 
+_NO_FLAVOR = "give the pool of the disk instead of a flavor"
 CONFIG_DISK = 1 << 20
 """Bytes that a new config disk counts. It is as large as its files, which is less."""
 
@@ -70,7 +71,7 @@ def placed(session: Session, ordered: Sequence[Order]) -> list[Order]:
     new = [order for order in flavored if order.slot not in standing]
     images: Mapping[str, int] = {}
     if new:
-        _check_complete(session, looks, {order.slot for order in new})
+        _check_complete(session, looks, {order.slot for order in new}, _NO_FLAVOR)
         images = _image_sizes(session, looks, new)
         for look in looks:
             if look.reader is not None and any(_allows(order, look.place) for order in new):
@@ -86,9 +87,15 @@ def everywhere(session: Session, ordered: Sequence[Order]) -> list[Order]:
     if not flavored:
         return list(ordered)
     looks = _look_at_all(session)
-    _check_complete(session, looks, flavored)
+    _check_complete(session, looks, flavored, _NO_FLAVOR)
     names = [look.name for look in looks if look.reader is not None]
     return [each for order in ordered for each in (_in_pools(order, names) if order.flavor else (order,))]
+
+
+def refuse_unseen(session: Session, slots: Collection[Slot]) -> None:
+    """Disks that may be moved, and were not found to be: none is made while one may stand where nobody can look."""
+    if slots:
+        _check_complete(session, _look_at_all(session), slots, "ask for the disk without allow_move")
 
 
 def _in_pools(order: Order, names: Iterable[str]) -> list[Order]:
@@ -156,8 +163,9 @@ def _standing(order: Order, looks: Iterable[Look]) -> list[tuple[Look, str]]:
     return [(look, record_id) for look, record_id, _usable in (usable or found)[:1]]
 
 
-def _check_complete(session: Session, looks: Sequence[Look], slots: Collection[Slot]) -> None:
-    """What was not found is not there: no pool hides it, and no record was lost. No role stands for all roles."""
+def _check_complete(session: Session, looks: Sequence[Look], slots: Collection[Slot], otherwise: str) -> None:
+    """What was not found is not there: no pool hides it, and no record was lost. No role stands for all roles.
+    ``otherwise`` is what helps where a pool cannot be brought back."""
     instance, role = min(slots)
     what = f"the disk {role} of {instance}" if role else f"a disk of {instance}"
     for look in looks:
@@ -166,7 +174,7 @@ def _check_complete(session: Session, looks: Sequence[Look], slots: Collection[S
         elif look.unseen:
             problem = (
                 f"Whether {what} stands in pool {look.name} cannot be seen ({look.unseen.rstrip('.')}): start that "
-                "pool, repair or undefine it, or give the pool of the disk instead of a flavor."
+                f"pool, repair or undefine it, or {otherwise}."
             )
             if not session.check_mode:
                 raise StorageError(problem)

@@ -23,7 +23,7 @@ from .._records.types import Disk
 from .costs import Counts, counted, foretold, taken
 from .disk_contents import Recipe, recipe
 from .disk_moves import Move, attended, broken_off, moves_into, settle_left, superseded
-from .disk_placement import placed
+from .disk_placement import placed, refuse_unseen
 from .disk_result import changed, describe, foreseen, with_targets
 from .disk_site import Site, Slot, elsewhere, look, refuse_elsewhere
 from .disk_wishes import UNMADE, Order
@@ -51,6 +51,8 @@ def present(session: Session, ordered: Sequence[Order], allow_move: bool) -> Fie
     ordered = placed(session, ordered)
     sites, standing, finished = _found(session, ordered)
     refuse_elsewhere(standing, sites, allow_move)
+    if allow_move:
+        refuse_unseen(session, {o.slot for site in sites for o in site.missing() if _is_new(o, standing)})
     steps = {site.name: list(_steps(session, site, standing)) for site in sites}
     plans = {step.order.slot: step.plan for site in sites for step in steps[site.name]}
     joined = Plan.join([*finished, *(plans[order.slot] for order in ordered)])
@@ -75,6 +77,11 @@ def present(session: Session, ordered: Sequence[Order], allow_move: bool) -> Fie
         **costs,
         "disks": with_targets([shown[o.slot] for o in ordered], [o.want for o in ordered]),
     }
+
+
+def _is_new(order: Order, standing: Mapping[Slot, Sequence[str]]) -> bool:
+    """Whether a disk that is missing in its pool was found in no other. For a flavor all pools were looked into."""
+    return order.slot not in standing and order.flavor is None
 
 
 def _found(session: Session, ordered: Sequence[Order]) -> tuple[list[Site], dict[Slot, list[str]], list[Plan]]:

@@ -85,11 +85,14 @@ class Session:
         return status
 
     def _open(self, status: PoolStatus, make: bool) -> Parts | None:
-        """The parts of a pool. None where it has no records yet, unless we ``make`` them, or look as if we did."""
+        """The parts of a pool. None where it has no records yet, unless we ``make`` them, or look as if we did. Whoever
+        makes them does without nothing: what is missing then is an error."""
         try:
             definition = read(status.xml)
             return open_parts(definition, self.around, make=make and not self.check_mode, bare=make and self.check_mode)
-        except NotFound:
+        except NotFound as error:
+            if make and not self.check_mode:
+                raise StorageError(error.message, **error.facts) from error
             return None
 
     def tell(self, names: Sequence[str], about: Callable[[Pool], list[Fields]]) -> tuple[list[Fields], list[Fields]]:

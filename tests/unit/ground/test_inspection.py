@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -16,9 +17,10 @@ import pytest
 
 from ansible_collections.virt.storage.plugins.module_utils._ground import inspection
 from ansible_collections.virt.storage.plugins.module_utils._ground.bounds import Bounds
-from ansible_collections.virt.storage.plugins.module_utils._ground.command import Runner
+from ansible_collections.virt.storage.plugins.module_utils._ground.command import Limits, Runner
 from ansible_collections.virt.storage.plugins.module_utils._ground.errors import (
     BadInput,
+    CommandFailed,
     MissingRequirement,
     UnsafeImage,
 )
@@ -148,10 +150,40 @@ def test_qemu_sees_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         qemu_agrees(Runner(), image.fileno(), Inspected("qcow2", MIB))
 
 
-def _pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
-    """A qemu-img that tells what no real one would."""
+@pytest.mark.parametrize("command", ["info", "check"])
+@pytest.mark.parametrize(
+    ("does", "limits", "told", "rc"),
+    [
+        ("sleep 60", Limits(wall_seconds=0.5), "took longer", None),
+        ("while :; do :; done", Limits(wall_seconds=60, cpu_seconds=1), "1 seconds of processor time", -signal.SIGKILL),
+        ("kill -KILL $$", Limits(wall_seconds=60), "ended by signal SIGKILL", -signal.SIGKILL),
+    ],
+    ids=["wall", "cpu", "killed"],
+)
+def test_a_program_that_is_stopped_says_nothing_about_the_image(
+    command: str, does: str, limits: Limits, told: str, rc: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(tmp_path, monkeypatch, json.dumps(SOUND), f'if [ "$1" = {command} ]; then {does}; fi')
+    monkeypatch.setattr(inspection, "INSPECTING", limits)
+    with open("/dev/null", "rb") as image, pytest.raises(CommandFailed, match=told) as caught:
+        qemu_agrees(Runner(), image.fileno(), Inspected("qcow2", MIB))
+    assert caught.value.facts["rc"] == rc
+
+
+@pytest.mark.parametrize(("command", "check"), [("info", "qemu_disagrees"), ("check", "corrupt")])
+def test_a_program_that_refuses_an_image_does(
+    command: str, check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _pretend(tmp_path, monkeypatch, json.dumps(SOUND), f'if [ "$1" = {command} ]; then exit 1; fi')
+    with open("/dev/null", "rb") as image, pytest.raises(UnsafeImage) as caught:
+        qemu_agrees(Runner(), image.fileno(), Inspected("qcow2", MIB))
+    assert caught.value.facts["check"] == check
+
+
+def _pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, told: str, does: str = ":") -> None:
+    """A qemu-img that tells what no real one would, once it ``does`` what it is to do."""
     (folder / "told").write_text(told)
-    (folder / "qemu-img").write_text("#!/bin/sh\ncat %s/told\n" % folder)
+    (folder / "qemu-img").write_text("#!/bin/sh\n%s\ncat %s/told\n" % (does, folder))
     (folder / "qemu-img").chmod(0o755)
     monkeypatch.setenv("PATH", "%s:%s" % (folder, os.environ["PATH"]))
 
