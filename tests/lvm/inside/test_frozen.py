@@ -6,8 +6,8 @@
 its end: no disk and no image is lost, and the one that goes on ends rightly or says in a sentence that it lost.
 
 It is the process that stands still; a program of LVM that it has started ends by itself, as it does when a task is
-stopped on a host that goes on. ``VIRT_STORAGE_FULL=1`` freezes before every decision and beside every rival, otherwise
-at one of several.
+stopped on a host that goes on. ``VIRT_STORAGE_FULL=1`` freezes before every decision of every task and beside every
+rival, otherwise beside one rival after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from crash.test_frozen import frozen
 from group_pool import ALL, FULL, bench, scenarios_of
 
 SHORT = ("clone three", "delete", "prune what is used")
-STRIDE = 1 if FULL else 4
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def test_frozen_before_a_decision_nothing_is_lost(
     turns = itertools.cycle(RIVALS)
     with bench(tmp_path, kind) as pool:
         scenario = scenarios_of(pool.root, sources)[name]
-        for number in itertools.count(1, STRIDE):
+        for number in itertools.count(1):
             for rival in RIVALS if FULL else [next(turns)]:
                 freezing = Freezing(pool.root, f"lvm {kind}", name, scenario, rival, sources)
                 try:
