@@ -53,7 +53,7 @@ _FIELDS = (
 )
 _UNWELL = "needs check"
 _CHECK = (
-    "its disk failed it, or its metadata was full; see that there is a sound disk and room, take the pool out of use "
+    "its disk failed, or its metadata was full; see that there is a sound disk and room, take the pool out of use "
     "and have LVM check it, as the guide to volume groups says"
 )
 
