@@ -161,10 +161,11 @@ def test_names_that_are_not_ours_are_passed_over(pool: FileBed) -> None:
     assert pool.do(pool.records.states()).states == {disk.id: State.PENDING}
 
 
-def test_facts_that_cannot_be_read_are_left_out(pool: FileBed, tmp_path: Path) -> None:
+def test_facts_that_are_no_facts_are_empty(pool: FileBed, tmp_path: Path) -> None:
     disk = pool.disk()
     recorded(pool, disk)
-    for topic in ("good", "cut", "list", "fifo", "link", "folder"):
+    bad = ("cut", "list", "fifo", "link", "folder")
+    for topic in ("good", *bad):
         pool.do(pool.records.note(disk.id, topic, {"a": 1}))
     folder = Path(pool.parts.records.root, "facts", disk.id)
     (folder / "cut").write_text('{"a":')
@@ -172,7 +173,7 @@ def test_facts_that_cannot_be_read_are_left_out(pool: FileBed, tmp_path: Path) -
     for kind in ("fifo", "link", "folder"):
         put(folder / kind, kind, tmp_path)
     (tmp_path / "target").write_text('{"stolen": 1}')
-    assert pool.do(pool.records.notes(disk.id)) == {"good": {"a": 1}}
+    assert pool.do(pool.records.notes(disk.id)) == {"good": {"a": 1}, **dict.fromkeys(bad, {})}
 
 
 def test_a_sweep_clears_what_the_dead_left_and_not_what_is_young(
