@@ -173,7 +173,7 @@ def test_facts_that_are_no_facts_are_empty(pool: FileBed, tmp_path: Path) -> Non
     for kind in ("fifo", "link", "folder"):
         put(folder / kind, kind, tmp_path)
     (tmp_path / "target").write_text('{"stolen": 1}')
-    assert pool.do(pool.records.notes(disk.id)) == {"good": {"a": 1}, **dict.fromkeys(bad, {})}
+    assert pool.do(pool.records.notes(disk.id)) == {"good": {"a": 1}, **{topic: {} for topic in bad}}
 
 
 def test_a_sweep_clears_what_the_dead_left_and_not_what_is_young(
