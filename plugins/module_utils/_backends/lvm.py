@@ -254,7 +254,6 @@ class LvmVolumes(LvmLook):
         commands = [command for new in batch for command in new.commands]
         # Activated together, they wait for udev once; each by itself takes three times as long.
         commands += in_portions(["lvchange", self._up, "-K"], [f"{group}/{name}" for name in names])
-        self._unfinished.update(names)
         try:
             changed = self._lvm.change_all(group, commands)
             now = {volume_name(lv): lv for lv in changed.volumes if lv.active}
@@ -262,10 +261,10 @@ class LvmVolumes(LvmLook):
                 raise failure(f"Making volumes in the group {group}", changed.said)
             yield now
         except (OSError, StorageError):
+            self._unfinished.update(names)
             with contextlib.suppress(StorageError):
                 self._discard(names)
             raise
-        self._unfinished.difference_update(names)
 
     def _discard(self, names: Sequence[str]) -> None:
         """Remove what we were making and nobody knows yet, if it is there."""
