@@ -19,10 +19,22 @@ from .._ground.errors import BadInput, LostMetadata
 
 FILE_LIMIT = 1 << 20
 """No file of the store is larger, in bytes."""
+STALE_TRIES = 2
 
 
 def read_file(path: str) -> bytes:
-    """A small regular file, whole; nobody's link is followed."""
+    """A small regular file, whole; nobody's link is followed. On NFS one that another host has just replaced may be
+    stale, for whoever remembers its name or has it open: then it is looked for again."""
+    for _again in range(STALE_TRIES):
+        try:
+            return _read_file(path)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return _read_file(path)
+
+
+def _read_file(path: str) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
